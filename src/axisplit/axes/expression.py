@@ -1,0 +1,344 @@
+"""The axis algebra: what a tensor dim is made of.
+
+    axis = leaf(size) | product(outer, ..., inner) | sum(segment, ..., segment)
+
+`view` makes and splits products, `cat`, `split` and `slice` make and cut sums, and `unify(a, b)` says that two dims
+count the same index. Axes are nodes of a union-find forest: a leaf may later be bound to another axis or refined to a
+product or a sum, everywhere at once.
+
+    unify(leaf, x)            the leaf becomes x, unless it occurs inside x
+    unify(product, product)   both are refined to the common cut of their factors, from the inside out
+    unify(sum, sum)           both are refined to the common cut of their segments
+    unify(product, sum)       the inner factor is taken out of every segment: a*h + b*h = (a + b)*h
+    otherwise                 refused: the two indices cannot be shown to be the same
+
+A refused `unify` leaves no trace (every binding is on a trail and undone), because a half-made link is a false law.
+
+Packed QKV of 2 kv heads, groups of 3 and head size 5, 50 wide: the split at 30 and 40 makes
+`sum(30, 10, 10)`; viewing the parts as heads refines it to `2*3*5 + 2*5 + 2*5`, and the 2 in all three segments becomes
+one axis as soon as attention multiplies them.
+
+>>> space = Axes()
+>>> packed = space.leaf(50)
+>>> q, k, v = space.cut(packed, [30, 10, 10])
+>>> space.unify(q, space.product([space.leaf(2), space.leaf(3), space.leaf(5)]))
+True
+>>> space.show(packed)
+'2*3*5 + 10 + 10'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Form = Literal["leaf", "product", "sum"]
+
+
+@dataclass(slots=True, eq=False)
+class Axis:
+    """A node of the forest. Read it through `Axes`, which follows bindings."""
+
+    index: int
+    size: int
+    form: Form = "leaf"
+    parts: tuple[Axis, ...] = ()
+    bound: Axis | None = None
+
+    def __repr__(self) -> str:
+        return f"Axis({self.index}: {self.size})"
+
+
+class Axes:
+    """The forest. Sizes are those of the traced example; a leaf that stems from an input is symbolic by nature."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._trail: list[tuple[Axis, Form, tuple[Axis, ...], Axis | None]] = []
+
+    # --- making ---------------------------------------------------------------------------------------------------
+
+    def leaf(self, size: int) -> Axis:
+        self._count += 1
+        return Axis(self._count, size)
+
+    def product(self, factors: Sequence[Axis]) -> Axis:
+        """outer … inner; factors of size 1 carry no index and are dropped."""
+        kept = [factor for factor in factors if factor.size != 1]
+        if len(kept) == 1:
+            return kept[0]
+        if not kept:
+            return self.leaf(1)
+        size = 1
+        for factor in kept:
+            size *= factor.size
+        self._count += 1
+        return Axis(self._count, size, "product", tuple(kept))
+
+    def sum(self, segments: Sequence[Axis]) -> Axis:
+        """Segments laid end to end; empty ones are dropped."""
+        kept = [segment for segment in segments if segment.size != 0]
+        if len(kept) == 1:
+            return kept[0]
+        if not kept:
+            return self.leaf(0)
+        self._count += 1
+        return Axis(self._count, sum(s.size for s in kept), "sum", tuple(kept))
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def find(self, axis: Axis) -> Axis:
+        while axis.bound is not None:
+            axis = axis.bound
+        return axis
+
+    def factors(self, axis: Axis) -> list[Axis]:
+        """Flattened product factors, outer to inner; a leaf or sum is its own only factor."""
+        axis = self.find(axis)
+        if axis.form != "product":
+            return [axis]
+        return [factor for part in axis.parts for factor in self.factors(part)]
+
+    def segments(self, axis: Axis) -> list[Axis]:
+        """Flattened segments; `(a + b) * h` is read as `a*h + b*h`."""
+        axis = self.find(axis)
+        if axis.form == "sum":
+            return [segment for part in axis.parts for segment in self.segments(part)]
+        factors = self.factors(axis)
+        if len(factors) > 1 and factors[0].form == "sum":
+            return [self.product([outer, *factors[1:]]) for outer in self.segments(factors[0])]
+        return [axis]
+
+    def leaves(self, axis: Axis) -> Iterator[Axis]:
+        axis = self.find(axis)
+        if axis.form == "leaf":
+            yield axis
+        for part in axis.parts:
+            yield from self.leaves(part)
+
+    def show(self, axis: Axis) -> str:
+        axis = self.find(axis)
+        if axis.form == "leaf":
+            return str(axis.size)
+        if axis.form == "sum":
+            return " + ".join(self.show(part) for part in self.segments(axis))
+        shown = [(f"({self.show(p)})" if self.find(p).form == "sum" else self.show(p)) for p in self.factors(axis)]
+        return "*".join(shown)
+
+    # --- refining -------------------------------------------------------------------------------------------------
+
+    def cut(self, axis: Axis, sizes: Sequence[int]) -> list[Axis] | None:
+        """An axis as consecutive segments of the given sizes, or None where its structure forbids it."""
+        mark = len(self._trail)
+        pieces = self._cut(axis, list(sizes))
+        if pieces is None:
+            self._undo(mark)
+        return pieces
+
+    def unify(self, a: Axis, b: Axis) -> bool:
+        """Say that two axes count the same index. False, and nothing changed, where that cannot be."""
+        mark = len(self._trail)
+        if self._unify(a, b):
+            return True
+        self._undo(mark)
+        return False
+
+    def unify_all(self, pairs: Sequence[tuple[Axis, Axis]]) -> bool:
+        """Several unifications, all or none."""
+        mark = len(self._trail)
+        for a, b in pairs:
+            if not self._unify(a, b):
+                self._undo(mark)
+                return False
+        return True
+
+    def _bind(self, axis: Axis, form: Form, parts: tuple[Axis, ...], bound: Axis | None) -> bool:
+        self._trail.append((axis, axis.form, axis.parts, axis.bound))
+        axis.form, axis.parts, axis.bound = form, parts, bound
+        return True
+
+    def _undo(self, mark: int) -> None:
+        while len(self._trail) > mark:
+            axis, axis.form, axis.parts, axis.bound = self._trail.pop()
+
+    def _occurs(self, leaf: Axis, inside: Axis) -> bool:
+        return any(found is leaf for found in self.leaves(inside))
+
+    def _refine(self, leaf: Axis, structure: Axis) -> bool:
+        """Bind a leaf to a structure of the same size."""
+        structure = self.find(structure)
+        if structure is leaf:
+            return True
+        if structure.form != "leaf" and self._occurs(leaf, structure):
+            return False
+        return self._bind(leaf, "leaf", (), structure)
+
+    def _unify(self, a: Axis, b: Axis) -> bool:
+        a, b = self.find(a), self.find(b)
+        if a is b:
+            return True
+        if a.size != b.size:
+            return False
+        if a.form == "leaf":
+            return self._refine(a, b)
+        if b.form == "leaf":
+            return self._refine(b, a)
+        if a.form == "product" and b.form == "product":
+            return self._unify_products(self.factors(a), self.factors(b))
+        if a.form == "sum" and b.form == "sum":
+            return self._unify_sums(self.segments(a), self.segments(b))
+        product, total = (a, b) if a.form == "product" else (b, a)
+        if len(self.segments(product)) > 1 and self._aligned(self.segments(product), self.segments(total)):
+            return self._unify_sums(self.segments(product), self.segments(total))
+        return self._factor_out(product, total)
+
+    def _aligned(self, xs: list[Axis], ys: list[Axis]) -> bool:
+        return [x.size for x in xs] == [y.size for y in ys]
+
+    def _unify_products(self, xs: list[Axis], ys: list[Axis]) -> bool:
+        xs, ys = list(xs), list(ys)
+        while xs and ys:
+            x, y = xs.pop(), ys.pop()
+            if x.size == y.size:
+                if not self._unify(x, y):
+                    return False
+                continue
+            big, small, rest = (x, y, xs) if x.size > y.size else (y, x, ys)
+            if big.size % small.size:
+                return False
+            outer = self._divide(big, small)
+            if outer is None:
+                return False
+            rest.append(outer)
+        return not xs and not ys
+
+    def _divide(self, axis: Axis, inner: Axis) -> Axis | None:
+        """axis = outer * inner: the outer axis, refining as needed."""
+        axis = self.find(axis)
+        if axis.form == "leaf":
+            outer = self.leaf(axis.size // inner.size)
+            return outer if self._refine(axis, self.product([outer, inner])) else None
+        if axis.form == "sum":
+            outers = []
+            for segment in self.segments(axis):
+                if segment.size % inner.size:
+                    return None
+                outer = self._strip(segment, inner)
+                if outer is None:
+                    return None
+                outers.append(outer)
+            total = self.sum(outers)
+            self._bind(axis, "product", self.product([total, inner]).parts, None)
+            return total
+        return self._strip(axis, inner)
+
+    def _strip(self, axis: Axis, inner: Axis) -> Axis | None:
+        """Like `_divide`, for an axis that may itself be a product or equal the inner one."""
+        axis = self.find(axis)
+        if axis.size == inner.size:
+            return self.leaf(1) if self._unify(axis, inner) else None
+        if axis.form != "product":
+            return self._divide(axis, inner)
+        factors = self.factors(axis)
+        outer = self.leaf(axis.size // inner.size)
+        if not self._unify_products(factors, [outer, *self.factors(inner)]):
+            return None
+        return outer
+
+    def _factor_out(self, product: Axis, total: Axis) -> bool:
+        """a*h against s + t + …: take h out of every segment, then compare a with what is left."""
+        *outer, inner = self.factors(product)
+        segments = self.segments(total)
+        if any(segment.size % inner.size for segment in segments):
+            if inner.form != "leaf":
+                return False
+            return self._share_inner(outer, inner, segments)
+        left = self._divide(total, inner)
+        return left is not None and self._unify(self.product(outer), left)
+
+    def _share_inner(self, outer: list[Axis], inner: Axis, segments: list[Axis]) -> bool:
+        """The inner leaf is larger than a segment's: refine it to the segments' own common inner size."""
+        common = 0
+        for segment in segments:
+            common = _gcd(common, segment.size)
+        common = _gcd(common, inner.size)
+        if common <= 1 or common == inner.size:
+            return False
+        smaller = self.leaf(common)
+        if self._divide(inner, smaller) is None:
+            return False
+        return self._factor_out(self.product([*outer, inner]), self.sum(segments))
+
+    def _unify_sums(self, xs: list[Axis], ys: list[Axis]) -> bool:
+        if self._overlap(xs, ys):
+            return False
+        xs, ys = list(reversed(xs)), list(reversed(ys))
+        while xs and ys:
+            x, y = xs.pop(), ys.pop()
+            if x.size == y.size:
+                if not self._unify(x, y):
+                    return False
+                continue
+            big, small, rest = (x, y, xs) if x.size > y.size else (y, x, ys)
+            pieces = self._cut(big, [small.size, big.size - small.size])
+            if pieces is None or not self._unify(pieces[0], small):
+                return False
+            rest.append(pieces[1])
+        return not xs and not ys
+
+    def _overlap(self, xs: list[Axis], ys: list[Axis]) -> bool:
+        """Whether two sums share a segment at different offsets (`x[1:]` against `x[:-1]`): an index is not its own
+        neighbour, and refining would never end."""
+        offsets: dict[int, int] = {}
+        position = 0
+        for x in xs:
+            offsets[self.find(x).index] = position
+            position += x.size
+        position = 0
+        for y in ys:
+            if offsets.get(self.find(y).index, position) != position:
+                return True
+            position += y.size
+        return False
+
+    def _cut(self, axis: Axis, sizes: list[int]) -> list[Axis] | None:
+        axis = self.find(axis)
+        assert sum(sizes) == axis.size, (sizes, axis)
+        if len(sizes) == 1:
+            return [axis]
+        segments = self.segments(axis)
+        if len(segments) > 1:
+            return self._cut_segments(segments, sizes)
+        if axis.form == "leaf":
+            pieces = [self.leaf(size) for size in sizes]
+            self._bind(axis, "sum", tuple(p for p in pieces if p.size), None)
+            return pieces
+        *outer, inner = self.factors(axis)
+        if any(size % inner.size for size in sizes):
+            return None
+        outers = self._cut(self.product(outer), [size // inner.size for size in sizes])
+        return None if outers is None else [self.product([part, inner]) for part in outers]
+
+    def _cut_segments(self, segments: list[Axis], sizes: list[int]) -> list[Axis] | None:
+        waiting, pieces = list(reversed(segments)), []
+        for size in sizes:
+            taken: list[Axis] = []
+            while size > 0:
+                segment = waiting.pop()
+                if segment.size > size:
+                    parts = self._cut(segment, [size, segment.size - size])
+                    if parts is None:
+                        return None
+                    waiting.append(parts[1])
+                    segment = parts[0]
+                taken.append(segment)
+                size -= segment.size
+            pieces.append(self.sum(taken))
+        return pieces
+
+
+def _gcd(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a

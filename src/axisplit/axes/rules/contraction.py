@@ -1,0 +1,139 @@
+"""Products that sum over shared indices, written as einsum specifications.
+
+A letter is an index; one that is missing from the result is summed over (reduce); a capital is needed whole; `...`
+stands for leading broadcast dims. Operands behind `+` are added to the result.
+
+    linear   x[..., k] w[n, k] + b[n] -> [..., n]
+"""
+
+from __future__ import annotations
+
+from axisplit.axes.expression import Axis
+from axisplit.axes.law import Dims, Law, NodeView, rule
+from axisplit.axes.rules.pointwise import broadcast
+from axisplit.capture.graph import Ref
+
+SPECIFICATIONS = {
+    "linear": "...k,nk->...n + n",
+    "mm": "ik,kj->ij",
+    "bmm": "bik,bkj->bij",
+    "mv": "ik,k->i",
+    "dot": "k,k->",
+    "vdot": "k,k->",
+    "outer": "i,j->ij",
+    "bilinear": "...a,nab,...b->...n + n",
+}
+
+
+def contract(view: NodeView, spec: str, operands: list[Ref], added: list[Ref]) -> Law:
+    """Apply an einsum specification to operands (and operands that are added to the result)."""
+    left, right = spec.split("->")
+    result, _, bias = right.partition("+")
+    letters: dict[str, Axis] = {}
+    refused: list[Axis] = []
+    batch: list[Dims] = []
+    for term, operand in zip(left.split(","), operands, strict=True):
+        dims = view.dims(operand)
+        head, dots, tail = term.strip().partition("...")
+        named = list(zip(head, dims, strict=False))
+        if dots:
+            batch.append(dims[len(head) : len(dims) - len(tail)])
+            named += list(zip(tail, dims[len(dims) - len(tail) :], strict=True))
+        for letter, axis in named:
+            refused += _meet(view, letters, letter, axis)
+    shape = view.output_shapes()[0]
+    names = result.strip().replace("...", "")
+    batch_dims, failed = broadcast(view, batch, shape[: len(shape) - len(names)])
+    output = (*batch_dims, *(letters[letter] for letter in names))
+    refused += failed
+    for operand in added:
+        _, failed = broadcast(view, [output, view.dims(operand)], shape)
+        refused += failed
+    reduced = [axis for letter, axis in letters.items() if letter.lower() not in result.lower()]
+    whole = [axis for letter, axis in letters.items() if letter.isupper()]
+    positions = {id(operand): position for position, operand in enumerate(_refs(view))}
+    linear = tuple(frozenset({positions[id(o)]}) for o in operands) if not added else ()
+    additive = frozenset(positions[id(operand)] for operand in added)
+    reason = "the same index letter meets two different indices" if refused else ""
+    reduced = [axis for axis in reduced if all(axis is not w for w in whole)]
+    return Law("contraction", [output], refused + whole, reduced, linear=linear, additive=additive, reason=reason)
+
+
+def _meet(view: NodeView, letters: dict[str, Axis], letter: str, axis: Axis) -> list[Axis]:
+    known = letters.get(letter)
+    if known is None or known.size == 1:
+        letters[letter] = axis
+    elif axis.size != 1 and not view.axes.unify(known, axis):
+        return [known, axis]
+    return []
+
+
+def _refs(view: NodeView) -> list[Ref]:
+    found: list[Ref] = []
+
+    def walk(tree: object) -> None:
+        if isinstance(tree, Ref):
+            found.append(tree)
+        elif isinstance(tree, (tuple, list)):
+            for item in tree:
+                walk(item)
+
+    walk(view.node.args)
+    walk(list(view.node.kwargs.values()))
+    return found
+
+
+@rule(*SPECIFICATIONS)
+def by_specification(view: NodeView) -> Law:
+    spec = SPECIFICATIONS[view.node.op._opname]
+    refs = _refs(view)
+    count = spec.split("->")[0].count(",") + 1
+    return contract(view, spec, refs[:count], refs[count:])
+
+
+@rule("addmm", "baddbmm", "addmv", "addbmm")
+def added_product(view: NodeView) -> Law:
+    bias, *factors = _refs(view)
+    specs = {"addmm": "ik,kj->ij", "baddbmm": "bik,bkj->bij", "addmv": "ik,k->i", "addbmm": "bik,bkj->ij"}
+    return contract(view, specs[view.node.op._opname], factors, [bias])
+
+
+@rule("matmul", "__matmul__")
+def matmul(view: NodeView) -> Law:
+    """numpy's matmul: vectors lose their dim, leading dims broadcast."""
+    left, right = _refs(view)
+    a, b = len(view.dims(left)), len(view.dims(right))
+    spec = {(1, 1): "k,k->", (1, 2): "k,kj->j", (2, 1): "ik,k->i"}.get((a, b))
+    if spec is None:
+        spec = "...k,k->..." if b == 1 else "k,...kj->...j" if a == 1 else "...ik,...kj->...ij"
+    return contract(view, spec, [left, right], [])
+
+
+@rule("einsum")
+def einsum(view: NodeView) -> Law:
+    """The specification is the op's own; repeated letters in one operand (diagonals) need their index whole."""
+    equation = str(view.argument(0)).replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        names = left.replace(",", "").replace("...", "")
+        right = "..." * ("..." in left) + "".join(sorted(c for c in set(names) if names.count(c) == 1))
+    law = contract(view, f"{left.lower()}->{right.lower()}" if left.lower() == left else f"{left}->{right}", _refs(view), [])
+    if any(len(set(term.replace("...", ""))) != len(term.replace("...", "")) for term in left.split(",")):
+        law.whole += [axis for dims in view.operand_dims() for axis in dims]
+        law.reason = "a diagonal is taken"
+    return law
+
+
+@rule("_grouped_mm")
+def grouped_mm(view: NodeView) -> Law:
+    """Rows [t, k] of expert after expert against weights [e, k, n]: which rows are whose depends on the data."""
+    rows, weights, *_ = _refs(view)
+    if len(view.dims(weights)) != 3 or len(view.dims(rows)) != 2:
+        return Law("contraction", [view.fresh(s) for s in view.output_shapes()], [a for d in view.operand_dims() for a in d],
+                   reason="grouped product of ragged operands")
+    law = contract(view, "tk,ekn->tn", [rows, weights], [])
+    experts = view.dims(weights)[0]
+    law.reduce = [axis for axis in law.reduce if axis is not experts]
+    law.whole += [experts, *(axis for ref in _refs(view)[2:] for axis in view.dims(ref))]
+    law.reason = "rows are assigned to experts by the data"
+    return law

@@ -1,0 +1,74 @@
+"""Ops that treat every element alike: all axes pass; which of them are linear in what."""
+
+from __future__ import annotations
+
+from axisplit.axes.expression import Axis
+from axisplit.axes.law import Dims, Law, NodeView, rule
+from axisplit.capture.graph import Ref
+
+UNARY = """abs acos acosh asin asinh atan atanh bitwise_not ceil celu cos cosh deg2rad dropout elu erf erfc erfinv exp exp2
+expm1 floor gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu lgamma log log10 log1p log2
+log_sigmoid logical_not logit mish nan_to_num polygamma positive reciprocal relu relu6 round rsqrt selu sgn sigmoid sign
+sin sinc sinh softplus softshrink softsign sqrt square tan tanh tanhshrink threshold trunc silu frac native_dropout
+feature_dropout alpha_dropout clamp clamp_min clamp_max clip digamma special_expit special_erf special_log1p
+real imag to float half double bfloat16 int long bool type_as _to_copy fill zero bernoulli conj rrelu
+zeros_like ones_like full_like empty_like rand_like randn_like""".split()
+BINARY = """atan2 bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift copysign eq ne ge gt le lt
+floor_divide fmax fmin fmod hypot logaddexp logaddexp2 logical_and logical_or logical_xor maximum minimum nextafter pow
+remainder where __and__ __or__ __xor__ __lshift__ __rshift__ xlogy greater greater_equal less less_equal not_equal
+masked_fill addcmul addcdiv prelu huber_loss mse_loss copy equal heaviside float_power""".split()
+
+
+def broadcast(view: NodeView, operands: list[Dims], shape: tuple[int, ...]) -> tuple[Dims, list[Axis]]:
+    """Dims of a broadcast result, aligned from the right; the axes that could not be shown equal come second."""
+    result: list[Axis] = []
+    refused: list[Axis] = []
+    for position in range(len(shape)):
+        back = len(shape) - position
+        facing = [dims[len(dims) - back] for dims in operands if len(dims) >= back]
+        facing = [axis for axis in facing if axis.size == shape[position]]
+        if not facing:
+            result.append(view.axes.leaf(shape[position]))
+        elif shape[position] != 1 and not view.axes.unify_all([(facing[0], axis) for axis in facing[1:]]):
+            refused += facing
+            result.append(view.axes.leaf(shape[position]))
+        else:
+            result.append(facing[0])
+    return tuple(result), refused
+
+
+def pointwise(view: NodeView, *, linear: tuple[frozenset[int], ...] = ()) -> Law:
+    outputs, refused = [], []
+    for shape in view.output_shapes():
+        dims, failed = broadcast(view, view.operand_dims(), shape)
+        outputs.append(dims)
+        refused += failed
+    reason = "two different indices meet element by element" if refused else ""
+    return Law("pointwise", outputs, refused, linear=linear, reason=reason)
+
+
+rule(*UNARY, *BINARY)(pointwise)
+
+
+@rule("neg", "negative")
+def negation(view: NodeView) -> Law:
+    return pointwise(view, linear=(frozenset({0}),))
+
+
+@rule("add", "sub", "subtract", "rsub", "__add__", "__radd__")
+def addition(view: NodeView) -> Law:
+    """Linear in both together. A number added is added once, not once for each rank, so then it is not linear."""
+    tensors = isinstance(view.argument(0), Ref) and isinstance(view.argument(1), Ref)
+    return pointwise(view, linear=(frozenset(range(len(view.operands))),) if tensors else ())
+
+
+@rule("mul", "multiply", "__mul__", "__rmul__")
+def multiplication(view: NodeView) -> Law:
+    return pointwise(view, linear=tuple(frozenset({i}) for i in range(len(view.operands))))
+
+
+@rule("div", "divide", "true_divide")
+def division(view: NodeView) -> Law:
+    """Linear in the dividend, unless the quotient is rounded."""
+    exact = not view.has("rounding_mode") or view.argument("rounding_mode") is None
+    return pointwise(view, linear=(frozenset({0}),) if exact and isinstance(view.argument(0), Ref) else ())

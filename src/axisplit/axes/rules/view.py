@@ -1,0 +1,337 @@
+"""Ops that rearrange a tensor's elements: they make, split, cut and join axis expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from axisplit.axes.expression import Axis
+from axisplit.axes.law import Dims, Law, LocalSize, NodeView, rule
+from axisplit.capture.graph import Ref
+
+LINEAR = (frozenset({0}),)
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
+def reshape(view: NodeView) -> Law:
+    """Row-major regrouping: runs of input and output dims with equal products are the same product of factors."""
+    source, (shape,) = view.dims(0), view.output_shapes()
+    output: list[Axis] = []
+    refused: list[Axis] = []
+    for inputs, sizes in _runs(source, shape):
+        if len(inputs) == 1 and len(sizes) == 1:
+            output.append(inputs[0])
+            continue
+        made = [view.axes.leaf(size) for size in sizes]
+        if not view.axes.unify(view.axes.product(inputs), view.axes.product(made)):
+            refused += inputs
+        output += made
+    law = Law("view", [tuple(output)], refused, linear=LINEAR)
+    law.reason = "the new shape cuts across the structure of the dim" if refused else ""
+    for name in ("size", "shape", "sizes"):
+        if view.has(name):
+            given, dims = view.argument(name), tuple(output)
+            if view.node.op._opname == "unflatten":
+                start = view.dim(view.argument("dim"), len(source))
+                dims = dims[start : start + len(given)]
+            law.rewrites[view.position(name)] = _local_shape(given, dims)
+    return law
+
+
+def _local_shape(given: Sequence[int], dims: Dims) -> Callable[[LocalSize], list[int]]:
+    return lambda local: [-1 if size == -1 else local(dim) for size, dim in zip(given, dims, strict=True)]
+
+
+def _runs(source: Dims, shape: tuple[int, ...]) -> list[tuple[list[Axis], list[int]]]:
+    """Shortest runs of input dims and output sizes with equal products; dims of size 1 stand alone."""
+    if any(axis.size == 0 for axis in source):
+        return [(list(source), list(shape))]
+    runs: list[tuple[list[Axis], list[int]]] = []
+    inputs, sizes = list(source), list(shape)
+    while inputs or sizes:
+        taken = [inputs.pop(0)] if inputs else []
+        made = [sizes.pop(0)] if sizes else []
+        while (left := _count([a.size for a in taken])) != (right := _count(made)):
+            if left < right:
+                taken.append(inputs.pop(0))
+            else:
+                made.append(sizes.pop(0))
+        if not taken and made:
+            taken = []
+        runs.append((taken, made))
+    return [run for run in runs if run[0] or run[1]]
+
+
+def _count(sizes: Sequence[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+@rule("transpose", "swapaxes", "swapdims")
+def transpose(view: NodeView) -> Law:
+    dims = list(view.dims(0))
+    a, b = (view.dim(view.argument(i), len(dims)) for i in (1, 2))
+    dims[a], dims[b] = dims[b], dims[a]
+    return Law("view", [tuple(dims)], linear=LINEAR)
+
+
+@rule("t", "numpy_T", "mT", "matrix_H")
+def matrix_transpose(view: NodeView) -> Law:
+    dims = view.dims(0)
+    if view.node.op._opname == "numpy_T" or len(dims) < 2:
+        return Law("view", [dims[::-1]], linear=LINEAR)
+    return Law("view", [(*dims[:-2], dims[-1], dims[-2])], linear=LINEAR)
+
+
+@rule("permute")
+def permute(view: NodeView) -> Law:
+    dims = view.dims(0)
+    return Law("view", [tuple(dims[view.dim(d, len(dims))] for d in view.argument(1))], linear=LINEAR)
+
+
+@rule("movedim", "moveaxis")
+def movedim(view: NodeView) -> Law:
+    dims = list(view.dims(0))
+    sources, targets = ([d] if isinstance(d, int) else list(d) for d in (view.argument(1), view.argument(2)))
+    sources, targets = [view.dim(d, len(dims)) for d in sources], [view.dim(d, len(dims)) for d in targets]
+    order = [d for d in range(len(dims)) if d not in sources]
+    for target, source in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, source)
+    return Law("view", [tuple(dims[d] for d in order)], linear=LINEAR)
+
+
+@rule("unsqueeze")
+def unsqueeze(view: NodeView) -> Law:
+    dims = list(view.dims(0))
+    dims.insert(view.dim(view.argument(1), len(dims) + 1), view.axes.leaf(1))
+    return Law("view", [tuple(dims)], linear=LINEAR)
+
+
+@rule("squeeze")
+def squeeze(view: NodeView) -> Law:
+    dims = view.dims(0)
+    chosen = view.argument("dim") if view.has("dim") else list(range(len(dims)))
+    chosen = [chosen] if isinstance(chosen, int) else chosen
+    gone = {view.dim(d, len(dims)) for d in chosen}
+    kept = tuple(axis for d, axis in enumerate(dims) if d not in gone or axis.size != 1)
+    return Law("view", [kept], linear=LINEAR)
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def expand(view: NodeView) -> Law:
+    """A dim of size 1 becomes a new axis, the same value at every index."""
+    dims, (shape,) = view.dims(0), view.output_shapes()
+    padded = [None] * (len(shape) - len(dims)) + list(dims)
+    output = tuple(
+        axis if axis is not None and axis.size == size else view.axes.leaf(size)
+        for axis, size in zip(padded, shape, strict=True)
+    )
+    law = Law("view", [output], linear=LINEAR)
+    if view.has("size"):
+        law.rewrites[view.position("size")] = _local_shape(view.argument("size"), output)
+    return law
+
+
+@rule("repeat", "tile")
+def repeat(view: NodeView) -> Law:
+    dims, (shape,) = view.dims(0), view.output_shapes()
+    padded = [view.axes.leaf(1)] * (len(shape) - len(dims)) + list(dims)
+    counts = [view.axes.leaf(size // axis.size) for axis, size in zip(padded, shape, strict=True)]
+    output = tuple(view.axes.product([count, axis]) for count, axis in zip(counts, padded, strict=True))
+    law = Law("view", [output], linear=LINEAR)
+    law.rewrites[1] = lambda local: [local(count) for count in counts]
+    return law
+
+
+@rule("repeat_interleave.self_int")
+def repeat_interleave(view: NodeView) -> Law:
+    dims = list(view.dims(0))
+    if view.argument("dim") is None:
+        return Law("view", [view.fresh(view.output_shapes()[0])], list(dims), reason="flattened before repeating")
+    dim, count = view.dim(view.argument("dim"), len(dims)), view.axes.leaf(view.argument(1))
+    dims[dim] = view.axes.product([dims[dim], count])
+    return Law("view", [tuple(dims)], linear=LINEAR, rewrites={1: lambda local: local(count)})
+
+
+# --- sums: cat, split, slice --------------------------------------------------------------------------------------
+
+
+@rule("cat", "concat", "concatenate")
+def cat(view: NodeView) -> Law:
+    """The joined dim is the sum of the parts'; legacy empty vectors are skipped."""
+    tensors = [ref for ref in view.argument(0) if view.shape(ref) != (0,)]
+    (shape,) = view.output_shapes()
+    if not tensors:
+        return Law("view", [view.fresh(shape)])
+    dim = view.dim(view.argument("dim"), len(shape))
+    columns = list(zip(*(view.dims(ref) for ref in tensors), strict=True))
+    output: list[Axis] = []
+    refused: list[Axis] = []
+    for position, column in enumerate(columns):
+        if position == dim:
+            output.append(view.axes.sum(column))
+            continue
+        if not view.axes.unify_all([(column[0], axis) for axis in column[1:]]):
+            refused += column
+        output.append(view.axes.leaf(shape[position]) if refused else column[0])
+    together = frozenset(i for i, value in enumerate(view.operands) if view.shape(Ref(value)) != (0,))
+    law = Law("view", [tuple(output)], refused, linear=(together,))
+    law.reason = "the joined tensors count different indices" if refused else ""
+    return law
+
+
+@rule("stack")
+def stack(view: NodeView) -> Law:
+    tensors, (shape,) = view.argument(0), view.output_shapes()
+    dim = view.dim(view.argument("dim"), len(shape))
+    columns = list(zip(*(view.dims(ref) for ref in tensors), strict=True))
+    refused = [a for column in columns if not view.axes.unify_all([(column[0], x) for x in column[1:]]) for a in column]
+    output = [column[0] for column in columns]
+    output.insert(dim, view.axes.leaf(shape[dim]))
+    return Law("view", [tuple(output)], refused, linear=(frozenset(range(len(view.operands))),))
+
+
+def cut_dim(view: NodeView, dim: int, sizes: list[int]) -> tuple[list[Axis] | None, list[Axis]]:
+    """A dim of the first operand cut into segments: (segments, axes needed whole)."""
+    axis = view.dims(0)[dim]
+    pieces = view.axes.cut(axis, sizes)
+    return (pieces, []) if pieces is not None else (None, [axis])
+
+
+def _split(view: NodeView, sizes: list[int], rewrites: dict[int, Any]) -> Law:
+    dims = view.dims(0)
+    dim = view.dim(view.argument("dim"), len(dims))
+    pieces, whole = cut_dim(view, dim, sizes)
+    found = pieces or [view.axes.leaf(size) for size in sizes]
+    outputs = [(*dims[:dim], piece, *dims[dim + 1 :]) for piece in found]
+    law = Law("view", outputs, whole, linear=LINEAR, reason="the pieces cut across the dim's structure" if whole else "")
+    if pieces is not None:
+        law.rewrites = {position: make(pieces) for position, make in rewrites.items()}
+    return law
+
+
+@rule("split", "split_with_sizes", "tensor_split", "chunk", "unsafe_split", "unsafe_chunk", "split_copy")
+def split(view: NodeView) -> Law:
+    dim = view.dim(view.argument("dim"), len(view.dims(0)))
+    sizes = [shape[dim] for shape in view.output_shapes()]
+    given = view.argument(1)
+    rewrites: dict[int, Any] = {}
+    if view.node.op._opname in ("split", "split_with_sizes", "unsafe_split"):
+        if isinstance(given, int):
+            rewrites[1] = lambda pieces: lambda local: local(pieces[0])
+        else:
+            rewrites[1] = lambda pieces: lambda local: [local(piece) for piece in pieces]
+    return _split(view, sizes, rewrites)
+
+
+@rule("slice")
+def slice_(view: NodeView) -> Law:
+    dims, (shape,) = view.dims(0), view.output_shapes()
+    dim = view.dim(view.argument("dim"), len(dims))
+    size, step = dims[dim].size, view.argument("step") or 1
+    start, end = _bounds(view.argument("start"), view.argument("end"), size)
+    if (start, end, step) == (0, size, 1):
+        return Law("view", [dims], linear=LINEAR)
+    pieces, whole = cut_dim(view, dim, [start, end - start, size - end]) if step == 1 else (None, [dims[dim]])
+    middle = pieces[1] if pieces else view.axes.leaf(shape[dim])
+    output = (*dims[:dim], middle, *dims[dim + 1 :])
+    law = Law("view", [output], whole, linear=LINEAR, reason="a slice cuts across the dim's structure" if whole else "")
+    if pieces:
+        before, inside, after = pieces
+        given_start, given_end = view.argument("start"), view.argument("end")
+        law.rewrites = {
+            view.position("start"): lambda local: _moved(given_start, size, local(before), local(after), local(inside)),
+            view.position("end"): lambda local: _moved(
+                given_end, size, local(before) + local(inside), local(after), 0
+            ),
+        }
+    return law
+
+
+def _bounds(start: Any, end: Any, size: int) -> tuple[int, int]:
+    start = 0 if start is None else int(start) + size * (start < 0)
+    end = size if end is None else int(end) + size * (end < 0)
+    start, end = max(0, min(start, size)), max(0, min(end, size))
+    return start, max(start, end)
+
+
+def _moved(given: Any, size: int, forward: int, after: int, inside: int) -> Any:
+    """A slice bound in a local dim: counted from the end where it was, open where it was."""
+    if given is None or given >= size or given == 0:
+        return given
+    return -(after + inside) if given < 0 else forward
+
+
+@rule("narrow")
+def narrow(view: NodeView) -> Law:
+    dims = view.dims(0)
+    dim, start, length = view.dim(view.argument(1), len(dims)), view.argument(2), view.argument(3)
+    if not isinstance(start, int):
+        return Law("view", [view.fresh(view.output_shapes()[0])], [dims[dim]], reason="a slice at a computed place")
+    pieces, whole = cut_dim(view, dim, [start, length, dims[dim].size - start - length])
+    middle = pieces[1] if pieces else view.axes.leaf(length)
+    law = Law("view", [(*dims[:dim], middle, *dims[dim + 1 :])], whole, linear=LINEAR)
+    if pieces:
+        law.rewrites = {2: lambda local: local(pieces[0]), 3: lambda local: local(pieces[1])}
+    return law
+
+
+@rule("select", "unbind", "select_copy")
+def select(view: NodeView) -> Law:
+    """One index of a dim (or each in turn): the dim is gone."""
+    dims = view.dims(0)
+    dim = view.dim(view.argument("dim"), len(dims))
+    rest = (*dims[:dim], *dims[dim + 1 :])
+    reason = "single indices of it are picked"
+    return Law("view", [rest] * len(view.output_shapes()), [dims[dim]], linear=LINEAR, reason=reason)
+
+
+@rule("slice_scatter", "select_scatter")
+def scatter_back(view: NodeView) -> Law:
+    """A tensor with one slice replaced. The sliced dim is needed whole; the others pass."""
+    dims, part = view.dims(0), view.dims(1)
+    dim = view.dim(view.argument("dim"), len(dims))
+    others = [axis for d, axis in enumerate(dims) if d != dim]
+    facing = [axis for d, axis in enumerate(part) if d != dim or view.node.op._opname == "select_scatter"]
+    refused = [x for pair in zip(others, facing, strict=True) if not view.axes.unify(*pair) for x in pair]
+    whole = [dims[dim], *refused]
+    if view.node.op._opname == "slice_scatter":
+        whole.append(part[dim])
+    return Law("view", [dims], whole, linear=(frozenset({0, 1}),), reason="a part of it is overwritten")
+
+
+@rule("flip", "roll", "rot90")
+def reorder(view: NodeView) -> Law:
+    dims = view.dims(0)
+    chosen = view.argument("dims")
+    chosen = [chosen] if isinstance(chosen, int) else chosen
+    whole = [dims[view.dim(d, len(dims))] for d in chosen] if chosen else list(dims)
+    return Law("view", [dims], whole, linear=LINEAR, reason="its order is changed")
+
+
+@rule("constant_pad_nd", "pad")
+def pad(view: NodeView) -> Law:
+    """Padded dims grow by new elements: needed whole; the others pass."""
+    dims, (shape,) = view.dims(0), view.output_shapes()
+    grown = [axis for axis, size in zip(dims, shape, strict=True) if axis.size != size]
+    pads = view.argument(1)
+    touched = [dims[-1 - i // 2] for i in range(0, len(pads), 2) if pads[i] or pads[i + 1]]
+    output = tuple(
+        axis if all(axis is not t for t in touched) else view.axes.leaf(size) for axis, size in zip(dims, shape, strict=True)
+    )
+    return Law("view", [output], grown + touched, reason="it is padded")
+
+
+@rule("unfold", "diagonal", "tril", "triu", "as_strided", "im2col", "pixel_shuffle", "pixel_unshuffle")
+def windows(view: NodeView) -> Law:
+    """Ops that relate indices of one dim to each other: those dims are needed whole, leading ones pass."""
+    dims, (shape,), name = view.dims(0), view.output_shapes(), view.node.op._opname
+    if name == "unfold":
+        dim = view.dim(view.argument(1), len(dims))
+        output = (*dims[:dim], *view.fresh(shape[dim : dim + 1]), *dims[dim + 1 :], view.axes.leaf(shape[-1]))
+        return Law("view", [output], [dims[dim]], linear=LINEAR, reason="windows of it are taken")
+    if name in ("tril", "triu"):
+        return Law("view", [dims], list(dims[-2:]), linear=LINEAR, reason="its order matters")
+    return Law("view", [view.fresh(shape)], list(dims), reason=f"{name} rearranges it")

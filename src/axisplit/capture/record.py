@@ -1,0 +1,454 @@
+"""Record the ops that a model's Python issues, as a functional graph.
+
+The recorder stands at torch's pre-dispatch key: above autograd and above composite decompositions, for Python and C++
+callers alike. Below it runs a fake-tensor mode (shapes only) or, for programs whose Python looks at values, the real
+kernels. In-place ops are made functional while recording:
+
+    every tensor maps to a value; a tensor that shares storage with another remembers how it was made from it (a chain
+    of view ops); a write through any of them makes new values up the chain to the owner of the storage and bumps the
+    storage's version; a tensor whose version is behind is made again from its owner when it is next read.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.schema_check_mode import SchemaCheckMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from axisplit.capture.graph import Call, Frame, Node, Origin, Ref, Value
+from axisplit.capture.provenance import Dim, Expression, TracedInt
+from axisplit.errors import CaptureError
+
+aten = torch.ops.aten
+
+# Ops whose result is their first argument, value for value: they never appear in a graph.
+IDENTITIES = {"alias", "clone", "contiguous", "detach", "detach_", "lift", "lift_fresh", "lift_fresh_copy", "requires_grad_"}
+_CASTS = {"to", "_to_copy", "type_as", "float", "half", "double"}
+_QUERIES = {"size", "stride", "dim", "numel", "is_contiguous", "sym_size", "sym_stride", "sym_numel", "is_pinned"}
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """What is known of one live tensor."""
+
+    tensor: torch.Tensor  # kept alive: identities must not be reused
+    value: int
+    version: int
+    view_of: torch.Tensor | None = None
+    view: tuple[Any, tuple[Any, ...], dict[str, Any], int] | None = None  # op, other arguments, output position
+
+
+@dataclass
+class Recording:
+    """What one or several traced phases produced; `values`, `nodes` and `calls` grow."""
+
+    values: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+
+
+class Recorder:
+    """Follows tensors through one or several phases and appends to a `Recording`."""
+
+    def __init__(self, on_node: Callable[[Node], None] | None = None) -> None:
+        self.recording = Recording()
+        self.phase = "forward"
+        self.module_stack: list[str] = [""]
+        self.call_integers: list[int] = []
+        self._tracked: dict[int, _Tracked] = {}
+        self._versions: dict[int, int] = {}
+        self._sharing: dict[int, list[torch.Tensor]] = {}
+        self._on_node = on_node
+
+    # --- values -------------------------------------------------------------------------------------------------
+
+    def define(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:
+        """The value of a tensor that no recorded op made; defines it at first sight."""
+        known = self._tracked.get(id(tensor))
+        if known is not None:
+            return self.value_of(tensor)
+        twin = next((t for t in self._sharing.get(_storage_key(tensor), ()) if _same_window(t, tensor)), None)
+        if twin is not None and origin == "constant":
+            self._alias(twin, tensor)  # C++ handed out another Python object for the same memory
+            return self.value_of(tensor)
+        value = self._new_value(tensor, origin, name)
+        self._track(tensor, value)
+        return value
+
+    def _track(self, tensor: torch.Tensor, value: int, view_of: torch.Tensor | None = None, view: Any = None) -> None:
+        self._tracked[id(tensor)] = _Tracked(tensor, value, self._version(tensor), view_of, view)
+        self._sharing.setdefault(_storage_key(tensor), []).append(tensor)
+
+    def follows(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self._tracked
+
+    def value_of(self, tensor: torch.Tensor) -> int:
+        """The value a tensor holds now: made again from its storage's owner if that was written to."""
+        known = self._tracked.get(id(tensor))
+        if known is None:
+            return self.define(tensor, "constant")
+        if known.version != self._version(tensor) and known.view_of is not None and known.view is not None:
+            op, args, kwargs, position = known.view
+            if known.view is _ALIAS:
+                known.value, known.version = self.value_of(known.view_of), self._version(tensor)
+                return known.value
+            base = Ref(self.value_of(known.view_of))
+            outputs = self._append(op, (base, *args), kwargs, [tensor], count=position + 1)
+            known.value, known.version = outputs[-1], self._version(tensor)
+        return known.value
+
+    def _new_value(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:
+        index = len(self.recording.values)
+        self.recording.values.append(Value(index, tuple(int(s) for s in tensor.shape), tensor.dtype, origin, name))
+        return index
+
+    def _version(self, tensor: torch.Tensor) -> int:
+        return self._versions.get(_storage_key(tensor), 0)
+
+    # --- ops ----------------------------------------------------------------------------------------------------
+
+    def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[], Any]) -> Any:
+        """Run an op and record its functional form."""
+        name = op._opname if hasattr(op, "_opname") else op.name()
+        if name in _QUERIES:
+            return run()
+        mutated = _mutated_arguments(op, args, kwargs)
+        arguments, keywords = self._to_refs(args), self._to_refs(kwargs)
+        result = run()
+        if name in IDENTITIES or (name in _CASTS and _same_dtype(args, result)):
+            self._alias(args[0], result)
+        elif mutated:
+            self._record_mutation(op, arguments, keywords, args, mutated, result)
+        else:
+            self._record_functional(op, arguments, keywords, args, result)
+        return result
+
+    def _to_refs(self, tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            return Ref(self.value_of(tree))
+        if isinstance(tree, (tuple, list)):
+            return [self._to_refs(item) for item in tree] if isinstance(tree, list) else tuple(map(self._to_refs, tree))
+        if isinstance(tree, dict):
+            return {key: self._to_refs(item) for key, item in tree.items()}
+        return tree
+
+    def _alias(self, source: torch.Tensor, result: torch.Tensor) -> None:
+        if result is source or id(result) in self._tracked:
+            return
+        value = self.value_of(source)
+        shares = _storage_key(result) == _storage_key(source)
+        self._track(result, value, source if shares else None, _ALIAS if shares else None)
+
+    def _record_functional(self, op: Any, args: Any, kwargs: Any, real_args: Any, result: Any) -> None:
+        tensors = list(_tensors(result))
+        if not tensors:
+            return
+        if all(id(t) in self._tracked and any(t is a for a in _tensors(real_args)) for t in tensors):
+            return  # returned its own argument: nothing happened
+        outputs = self._append(op, args, kwargs, tensors)
+        owner = next((a for a in _tensors(real_args) if _storage_key(a) == _storage_key(tensors[0])), None)
+        for position, (tensor, value) in enumerate(zip(tensors, outputs, strict=True)):
+            view = (op, tuple(args[1:]), kwargs, position) if owner is not None else None
+            self._track(tensor, value, owner, view)
+
+    def _record_mutation(
+        self, op: Any, args: Any, kwargs: Any, real_args: Any, mutated: list[torch.Tensor], result: Any
+    ) -> None:
+        functional = _functional_form(op)
+        target = mutated[0]
+        if functional is None or len(mutated) != 1:
+            raise CaptureError(
+                what=f"cannot make the in-place op {op} functional",
+                where=self.module_stack[-1] or "the model's forward",
+                do="use its out-of-place form in the model, or report the op",
+            )
+        (value,) = self._append(functional, args, {k: v for k, v in kwargs.items() if k != "out"}, [target])
+        self._write(target, value)
+        for tensor in _tensors(result):
+            if tensor is not target and id(tensor) not in self._tracked:
+                self._alias(target, tensor)
+
+    def _write(self, target: torch.Tensor, value: int) -> None:
+        """A tensor's storage now holds `value` where the tensor looks: carry it up to the storage's owner."""
+        chain, tensor = [], target
+        while (known := self._tracked[id(tensor)]).view_of is not None:
+            chain.append(tensor)
+            tensor = known.view_of
+        for view in chain:
+            known = self._tracked[id(view)]
+            assert known.view_of is not None and known.view is not None
+            value = self._put_back(known.view_of, known.view, value)
+        owner = self._tracked[id(tensor)]
+        key = _storage_key(tensor)
+        self._versions[key] = self._versions.get(key, 0) + 1
+        owner.value, owner.version = value, self._versions[key]
+        if chain:
+            self._tracked[id(target)].version = -1  # read again through its view
+
+    def _put_back(self, base: torch.Tensor, view: tuple[Any, ...], value: int) -> int:
+        """The base's new value, after what a view of it shows became `value`."""
+        op, args, kwargs, position = view
+        whole, part = Ref(self._tracked[id(base)].value), Ref(value)
+        if view is _ALIAS:
+            return value
+        name = op._opname
+        if name in ("slice", "select"):
+            scatter = aten.slice_scatter.default if name == "slice" else aten.select_scatter.default
+            return self._append(scatter, (whole, part, *args), kwargs, [base])[0]
+        if name in ("view", "reshape", "squeeze", "unsqueeze", "_unsafe_view", "flatten", "unflatten"):
+            return self._append(aten.reshape.default, (part, list(base.shape)), {}, [base])[0]
+        if name in ("transpose", "t"):
+            dims = args if name == "transpose" else (0, 1)
+            return self._append(aten.transpose.int, (part, *dims), {}, [base])[0]
+        if name == "permute":
+            order = [d % base.dim() for d in args[0]]
+            inverse = sorted(range(len(order)), key=order.__getitem__)
+            return self._append(aten.permute.default, (part, inverse), {}, [base])[0]
+        raise CaptureError(
+            what=f"a write through the view op {op} is not understood",
+            where=self.module_stack[-1] or "the model's forward",
+            do="write to the tensor itself rather than to this view, or report the op",
+        )
+
+    def _append(self, op: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], count: int = 0) -> tuple[int, ...]:
+        outputs = tuple(self._new_value(t, "node") for t in (tensors * count if count else tensors))
+        index = len(self.recording.nodes)
+        traced = _match_integers(self.call_integers, (args, kwargs))
+        node = Node(index, op, tuple(args), kwargs, outputs, self.module_stack[-1], self.phase, traced, self._frames())
+        self.recording.nodes.append(node)
+        if self._on_node is not None:
+            self._on_node(node)
+        return outputs
+
+    def _frames(self) -> tuple[Frame, ...]:
+        """The model's own Python frames, from the op outwards to the innermost module's forward (and, where that was
+        called by `super()`, to the outermost forward of the same module)."""
+        frames: list[Frame] = []
+        frame, module = sys._getframe(1), None
+        while frame is not None and len(frames) < 12:
+            if not _is_machinery(frame.f_code):
+                owner = frame.f_locals.get("self")
+                is_module = isinstance(owner, torch.nn.Module)
+                if module is not None and owner is not module:
+                    break
+                module = owner if is_module else None
+                frames.append(Frame(frame.f_code, frame.f_lasti // 2, self.module_stack[-1] if is_module else None))
+            elif module is not None and frame.f_code.co_filename.endswith("nn/modules/module.py"):
+                break
+            frame = frame.f_back  # type: ignore[assignment]
+        return tuple(frames)
+
+    # --- module calls ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watch(self, model: torch.nn.Module) -> Iterator[None]:
+        """Record the calls of a model's modules (hooks for the duration)."""
+        open_calls: list[tuple[str, int, tuple[tuple[str, int], ...]]] = []
+
+        def entering(path: str) -> Callable[..., None]:
+            def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+                given = tuple(leaves({**dict(enumerate(args)), **kwargs}, self.value_of))
+                open_calls.append((path, len(self.recording.nodes), given))
+                self.module_stack.append(path)
+
+            return hook
+
+        def leaving(path: str) -> Callable[..., None]:
+            def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
+                self.module_stack.pop()
+                name, first, inputs = open_calls.pop()
+                outputs = tuple(leaves(output, self.value_of))
+                end = len(self.recording.nodes)
+                self.recording.calls.append(Call(name, self.phase, first, end, inputs, outputs))
+
+            return hook
+
+        with ExitStack() as stack:
+            for path, module in model.named_modules():
+                before = module.register_forward_pre_hook(entering(path), with_kwargs=True, prepend=False)
+                after = module.register_forward_hook(leaving(path), prepend=True)
+                stack.callback(before.remove)
+                stack.callback(after.remove)
+            yield
+
+    @contextmanager
+    def recording_ops(self) -> Iterator[None]:
+        """Record every op that is issued inside."""
+        with torch.no_grad(), enable_python_dispatcher(), _OpMode(self), _FunctionMode(self):
+            yield
+
+
+class _OpMode(SchemaCheckMode):
+    """Torch admits only its own three classes at the pre-dispatch key; of those, this one carries no behaviour along."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        TorchDispatchMode.__init__(self)
+        self._dispatch_key = torch._C.DispatchKey.PreDispatch
+        self._recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        shape = _SHAPES.get(func) if any(isinstance(a, FakeTensor) for a in args) else None
+        run = (lambda: shape(*args, **kwargs)) if shape is not None else (lambda: func(*args, **kwargs))
+        return self._recorder.record(func, args, kwargs, run)
+
+
+class _FunctionMode(TorchFunctionMode):
+    """Sees the integers that Python passes, before they become C++ integers and forget where they came from."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _SIZE_READS:
+            return self._sizes(func, func(*args, **kwargs), args)
+        before = self._recorder.call_integers
+        self._recorder.call_integers = list(flat_integers((args, kwargs)))
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._recorder.call_integers = before
+
+    def _sizes(self, func: Any, result: Any, args: Any) -> Any:
+        """Sizes that Python reads off a tensor, as integers that remember where they came from."""
+        tensor = args[0]
+        if not self._recorder.follows(tensor):
+            return result
+        value = self._recorder.value_of(tensor)
+        if isinstance(result, tuple):
+            return torch.Size(TracedInt(size, Dim(value, d)) for d, size in enumerate(result))
+        if len(args) == 2 and isinstance(args[1], int):
+            return TracedInt(result, Dim(value, args[1] % tensor.dim()))
+        return result
+
+
+_SIZE_READS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
+
+
+def _grouped_mm_shape(rows: torch.Tensor, weights: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return rows.new_empty(*rows.shape[:-1], weights.shape[-1])
+
+
+# Ops whose shape function refuses dtypes that their kernels accept.
+_SHAPES: dict[Any, Callable[..., torch.Tensor]] = {aten._grouped_mm.default: _grouped_mm_shape}
+_ALIAS: Any = ("alias", (), {}, 0)
+
+
+def _storage_key(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _same_window(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors on one storage show the same elements."""
+    same_shape = a.shape == b.shape and a.dtype == b.dtype and a.storage_offset() == b.storage_offset()
+    return same_shape and a.stride() == b.stride()
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from _tensors(item)
+
+
+def _same_dtype(args: Any, result: Any) -> bool:
+    return isinstance(result, torch.Tensor) and result.dtype == args[0].dtype and result.shape == args[0].shape
+
+
+def _mutated_arguments(op: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    found = []
+    for position, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found.extend(_tensors(value))
+    return found
+
+
+def _functional_form(op: Any) -> Any:
+    """`add_.Tensor` -> `add.Tensor`, `add.out` -> `add.<same arguments>`; None if there is none."""
+    name = op._opname
+    if name.endswith("_") and not name.endswith("__"):
+        packet = getattr(aten, name.removesuffix("_"), None)
+        return getattr(packet, op._overloadname, None) if packet is not None else None
+    return None
+
+
+def flat_integers(tree: Any) -> Iterator[int]:
+    """The integers of an argument tree in order (booleans are not integers here)."""
+    if isinstance(tree, int) and not isinstance(tree, bool):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from flat_integers(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from flat_integers(item)
+    elif isinstance(tree, slice):
+        yield from flat_integers((tree.start, tree.stop, tree.step))
+
+
+def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expression], ...]:
+    """Which of an op's integers came from which of the caller's: same place where the counts agree, else same value
+    in the same order. A wrong match is harmless: the rewritten program is compared with the split one afterwards."""
+    if not any(isinstance(number, TracedInt) for number in given):
+        return ()
+    wanted = list(flat_integers(arguments))
+    if len(wanted) == len(given):
+        pairs = list(enumerate(given))
+    else:
+        pairs, start = [], 0
+        for number in given:
+            position = next((i for i in range(start, len(wanted)) if wanted[i] == number), None)
+            if position is not None:
+                pairs.append((position, number))
+                start = position + 1
+    return tuple((position, number.expression) for position, number in pairs if isinstance(number, TracedInt))
+
+
+def leaves(tree: Any, value_of: Callable[[torch.Tensor], int], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Tensor leaves of a call's arguments or result. Objects such as caches are state, not leaves."""
+    if isinstance(tree, torch.Tensor):
+        yield prefix or "0", value_of(tree)
+    elif isinstance(tree, (tuple, list)):
+        for index, item in enumerate(tree):
+            yield from leaves(item, value_of, f"{prefix}.{index}" if prefix else str(index))
+    elif isinstance(tree, dict):
+        for key, item in tree.items():
+            yield from leaves(item, value_of, f"{prefix}.{key}" if prefix else str(key))
+
+
+_MACHINERY: dict[CodeType, bool] = {}
+_TORCH_FOLDER = torch.__path__[0]
+_OWN_FOLDER = __file__.rsplit("capture", 1)[0]
+_NN_FOLDER = f"{_TORCH_FOLDER}/nn/modules/"
+
+
+def _is_machinery(code: CodeType) -> bool:
+    """Frames that are nobody's model: torch outside `torch.nn`'s modules, module dispatch, axisplit itself."""
+    known = _MACHINERY.get(code)
+    if known is None:
+        file = code.co_filename
+        known = file.startswith(_OWN_FOLDER) or (file.startswith(_TORCH_FOLDER) and not file.startswith(_NN_FOLDER))
+        known = known or file.endswith("nn/modules/module.py")
+        _MACHINERY[code] = known
+    return known
+
+
+def fake_mode() -> Any:
+    """A mode in which tensors have shapes and no data."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)

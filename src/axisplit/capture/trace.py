@@ -1,0 +1,214 @@
+"""Model and example inputs -> `Graph`: run the model's Python once for each phase under the recorder.
+
+A copy of the model is traced whose parameters are fake (shapes, no data), so a model of any size is captured in the
+memory of its Python objects. Where the Python looks at values (data-dependent loops), the real tensors are used
+instead and the graph says so in `assumed`.
+
+Phases: a plain module has one, `forward`. A module whose output carries recurrent state that its own forward accepts
+(a KV cache, an SSM state) has `prefill` and `decode`; where it takes an attention mask, both are also traced with one
+that hides something (`prefill masked`, `decode masked`), because masks change the path that attention takes.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from axisplit.capture.graph import Graph, build_uses, check_graph
+from axisplit.capture.provenance import Attribute, trace_attributes
+from axisplit.capture.record import Recorder, fake_mode, leaves
+from axisplit.errors import CaptureError, InputError
+
+Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph, the integer attributes its Python may have read, and how it was traced."""
+
+    graph: Graph
+    attributes: dict[Attribute, int]
+    fake: bool
+
+
+def normalize_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A tuple is positional, a mapping is keywords, a lone tensor is one positional argument."""
+    if isinstance(inputs, torch.Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    raise InputError(
+        what="inputs are not usable",
+        got=type(inputs).__name__,
+        needed="a tensor, a tuple of positional arguments or a dict of keyword arguments",
+        do="pass what the model is called with, e.g. {'input_ids': ids}",
+    )
+
+
+def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
+    """Trace a model on example inputs.
+
+    Raises: InputError if the model does not run on the inputs; CaptureError if an op cannot be represented.
+    """
+    try:
+        return _capture(model, inputs, fake=True)
+    except Exception as error:
+        if not _needs_values(error) or any(p.is_meta for p in model.parameters()):
+            raise
+    return _capture(model, inputs, fake=False)
+
+
+def _needs_values(error: BaseException) -> bool:
+    """Whether tracing failed because the model's Python looked at values."""
+    names = {"DataDependentOutputException", "DynamicOutputShapeException", "GuardOnDataDependentSymNode"}
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__name__ in names:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _capture(model: torch.nn.Module, inputs: Inputs, fake: bool) -> Captured:
+    mode = fake_mode() if fake else None
+    copied = shadow_copy(model, (lambda _, t: t) if mode is None else (lambda _, t: imitate(t)), mode)
+    attributes = trace_attributes(copied)
+    recorder = Recorder()
+    outputs = run_phases(copied, inputs, recorder, mode)
+    recording = recorder.recording
+    graph = Graph(
+        values=tuple(recording.values),
+        nodes=tuple(recording.nodes),
+        calls=tuple(recording.calls),
+        parameters={n: recorder.value_of(p) for n, p in copied.named_parameters(remove_duplicate=False)},
+        buffers={n: recorder.value_of(b) for n, b in copied.named_buffers(remove_duplicate=False)},
+        outputs=tuple(outputs),
+        phases=tuple(dict.fromkeys(node.phase for node in recording.nodes)),
+        assumed=() if fake else ("traced on real values: the path taken depends on data",),
+        uses=build_uses(tuple(recording.nodes)),
+    )
+    check_graph(graph)
+    return Captured(graph, attributes, fake)
+
+
+def imitate(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape, strides and dtype, to be made inside a fake mode."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+
+
+def shadow_copy(
+    model: torch.nn.Module,
+    convert: Callable[[str, torch.Tensor], torch.Tensor],
+    mode: AbstractContextManager[Any] | None,
+) -> torch.nn.Module:
+    """A copy of the model's Python objects with every parameter and buffer converted by (name, tensor), ties kept."""
+    memo: dict[int, Any] = {}
+    with mode or nullcontext(), torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            made = convert(name, tensor)
+            if isinstance(tensor, torch.nn.Parameter):
+                made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
+            memo[id(tensor)] = made
+    return copy.deepcopy(model, memo)
+
+
+def run_phases(model: torch.nn.Module, inputs: Inputs, recorder: Recorder, mode: Any) -> list[tuple[str, int]]:
+    """Run every phase under the recorder; returns the output leaves as (phase:path, value)."""
+    for origin, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in named:
+            recorder.define(tensor, origin, name)  # type: ignore[arg-type]
+
+    def run(phase: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        recorder.phase = phase
+        for path, value in _named_tensors((args, kwargs)):
+            recorder.define(value, "input", f"{phase}:{path}")
+        with recorder.recording_ops():
+            return model(*args, **kwargs)
+
+    outputs: list[tuple[str, int]] = []
+    with mode or nullcontext(), recorder.watch(model):
+        args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
+        for phase, result in phases(model, args, kwargs, run):
+            outputs += [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
+    return outputs
+
+
+Run = Callable[[str, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def phases(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run
+) -> Iterator[tuple[str, Any]]:
+    """Run each phase by `run(phase, args, kwargs)` and yield (phase, result)."""
+    accepted = inspect.signature(model.forward).parameters
+    recurrent = getattr(model, "can_generate", None) is not None and model.can_generate()
+    if not recurrent:
+        yield "forward", run("forward", args, kwargs)
+        return
+    token_input = next((n for n in ("decoder_input_ids", "input_ids") if n in kwargs), None)
+    variants = [("", kwargs)]
+    if token_input is not None and "attention_mask" in accepted and "attention_mask" not in kwargs:
+        source = kwargs["input_ids"] if "input_ids" in kwargs else kwargs[token_input]
+        variants.append((" masked", {**kwargs, "attention_mask": _hiding_mask(source)}))
+    for suffix, given in variants:
+        given = {**given, "use_cache": True} if "use_cache" in accepted else given
+        result = run("prefill" + suffix, args, given)
+        yield "prefill" + suffix, result
+        state = {k: v for k, v in _items(result) if k in accepted and not isinstance(v, torch.Tensor) and v is not None}
+        if token_input is not None and state:
+            step = _decode_inputs(given, token_input, state, result, accepted)
+            yield "decode" + suffix, run("decode" + suffix, (), step)
+
+
+def _decode_inputs(
+    given: dict[str, Any], token_input: str, state: dict[str, Any], result: Any, accepted: Any
+) -> dict[str, Any]:
+    """The inputs of the step after `given`: one more token, the state so far, the mask one longer."""
+    step = {k: v for k, v in given.items() if k not in ("position_ids", "cache_position", "inputs_embeds")}
+    step[token_input] = given[token_input][:, -1:]
+    mask = given.get("attention_mask")
+    if mask is not None and token_input == "input_ids":
+        step["attention_mask"] = torch.cat([mask, mask[:, -1:]], dim=1)
+    if token_input == "decoder_input_ids" and "encoder_outputs" in accepted:
+        step["encoder_outputs"] = (result.encoder_last_hidden_state,)
+    return {**step, **state}
+
+
+def _hiding_mask(tokens: torch.Tensor) -> torch.Tensor:
+    """An attention mask over [B, S] tokens that hides the first row's first token."""
+    mask = torch.ones(tokens.shape, dtype=torch.long, device=tokens.device)
+    mask[0, 0] = 0
+    return mask
+
+
+def _items(result: Any) -> list[tuple[str, Any]]:
+    return list(result.items()) if isinstance(result, Mapping) else []
+
+
+def _named_tensors(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
+    args, kwargs = inputs
+    for key, value in {**dict(enumerate(args)), **kwargs}.items():
+        if isinstance(value, torch.Tensor):
+            yield str(key), value
+        elif isinstance(value, (tuple, list)):
+            for index, item in enumerate(value):
+                if isinstance(item, torch.Tensor):
+                    yield f"{key}.{index}", item
+
+
+def _convert_inputs(tree: Any, mode: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return tree if mode is None else imitate(tree)
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_convert_inputs(item, mode) for item in tree)
+    if isinstance(tree, dict):
+        return {key: _convert_inputs(item, mode) for key, item in tree.items()}
+    return tree

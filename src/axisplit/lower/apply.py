@@ -1,0 +1,181 @@
+"""Make a module this rank's part: shards for parameters, hooks and inserted calls for conversions, edited attributes.
+
+The same function serves the fake copies on which a plan is proved and the model that runs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from axisplit.capture.provenance import Attribute, set_attribute
+from axisplit.capture.trace import shadow_copy
+from axisplit.lower.insert import Insertion, insert_calls
+from axisplit.runtime import collectives, lookup
+from axisplit.runtime.layout import Layout
+from axisplit.runtime.groups import Group
+from axisplit.runtime.sites import CollectiveContext, Site, register
+from axisplit.solve.plan import ParameterPlan, PlacePlan, Plan
+
+Step = Callable[[torch.Tensor], torch.Tensor]
+OPS = {
+    "all_reduce": collectives.all_reduce,
+    "all_gather": collectives.all_gather,
+    "take": collectives.take,
+    "only_first": collectives.only_first,
+    "scale": collectives.scale,
+}
+
+
+def sites_of(plan: Plan) -> list[Site]:
+    """The sites that a plan's places call, for a `CollectiveContext`."""
+    sites = []
+    for place in plan.places:
+        for step in place.steps:
+            layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
+            sites.append(Site(step.name, step.kind, layout, step.weights))  # type: ignore[arg-type]
+    return sites
+
+
+def take_shard(plan: ParameterPlan, tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    """A rank's part of a whole tensor: a copy that does not keep the whole alive."""
+    if plan.held == "first":
+        return tensor.detach().clone() if rank == 0 else torch.zeros_like(tensor)
+    if plan.held == "whole":
+        return tensor.detach()
+    part = tensor.detach()
+    for dim, ranges in enumerate(plan.ranges[rank]):
+        if ranges != ((0, part.shape[dim]),):
+            pieces = [part.narrow(dim, a, b - a) for a, b in ranges]
+            part = torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0]
+    return part.clone(memory_format=torch.contiguous_format)
+
+
+def make_rank(model: torch.nn.Module, plan: Plan, group: Group, key: str) -> tuple[torch.nn.Module, CollectiveContext]:
+    """A copy of a whole model that is one rank's part; its sites are registered under `key` until `unregister`."""
+    shards = {p.name: p for p in plan.parameters}
+    part = shadow_copy(model, lambda name, tensor: take_shard(shards[name], tensor, group.rank), None)
+    return part, install(part, plan, group, key)
+
+
+def install(model: torch.nn.Module, plan: Plan, group: Group, key: str) -> CollectiveContext:
+    """Edits and places on a module that already holds the rank's shards."""
+    apply_edits(model, plan, group.rank)
+    apply_places(model, plan, key)
+    context = CollectiveContext(group, sites_of(plan))
+    register(key, context)
+    return context
+
+
+def apply_edits(model: torch.nn.Module, plan: Plan, rank: int) -> None:
+    for edit in plan.edits:
+        set_attribute(model, Attribute(edit.module, edit.attribute), edit.values[rank])
+
+
+def apply_places(model: torch.nn.Module, plan: Plan, key: str) -> None:
+    """Hooks and inserted calls; `key` is the model key under which the sites are registered."""
+    insertions: dict[str, list[Insertion]] = defaultdict(list)
+    for place in plan.places:
+        module = model.get_submodule(place.module)
+        if place.where == "output":
+            module.register_forward_hook(_output_hook(place, _chain(place, key)))
+        elif place.where == "input":
+            module.register_forward_pre_hook(_input_hook(place, _chain(place, key)), with_kwargs=True, prepend=True)
+        elif place.where == "lookup":
+            _wrap_lookup(module, place, f"{key}/{place.steps[0].name}")
+        else:
+            assert place.position is not None
+            name, call = place.leaf, place.where == "call"
+            step = _lookup_call(f"{key}/{place.steps[0].name}") if call else _chain(place, key)
+            module.__dict__.setdefault("_axisplit", {})[name] = step
+            insertions[place.module].append(Insertion(name, place.function, place.position, place.operand, call))
+    for path, found in insertions.items():
+        insert_calls(model.get_submodule(path), found)
+
+
+def _chain(place: PlacePlan, key: str) -> Step:
+    """The place's steps, one after the other."""
+    ops = [(OPS[step.kind], f"{key}/{step.name}") for step in place.steps]
+    if len(ops) == 1:
+        (op, site) = ops[0]
+        return lambda x: op(x, site)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for op, site in ops:
+            x = op(x, site)
+        return x
+
+    return run
+
+
+def _output_hook(place: PlacePlan, step: Step) -> Callable[..., Any]:
+    path = place.leaf.split(".")
+
+    def convert_output(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        return step(output) if isinstance(output, torch.Tensor) else _converted(output, path, step)
+
+    return convert_output
+
+
+def _input_hook(place: PlacePlan, step: Step) -> Callable[..., Any]:
+    head, *rest = place.leaf.split(".")
+
+    def convert_input(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if head.isdigit():
+            items = list(args)
+            items[int(head)] = _converted(items[int(head)], rest, step)
+            return tuple(items), kwargs
+        return args, {**kwargs, head: _converted(kwargs[head], rest, step)}
+
+    return convert_input
+
+
+def _converted(tree: Any, path: list[str], step: Step) -> Any:
+    """The tree with one leaf converted. Mappings that are also records (model outputs) are changed in place."""
+    if not path:
+        return step(tree)
+    head, *rest = path
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        items = list(tree)
+        items[int(head)] = _converted(items[int(head)], rest, step)
+        return type(tree)(*items)
+    if isinstance(tree, (tuple, list)):
+        items = list(tree)
+        items[int(head)] = _converted(items[int(head)], rest, step)
+        return type(tree)(items)
+    tree[head] = _converted(tree[head], rest, step)
+    return tree
+
+
+def _wrap_lookup(module: torch.nn.Module, place: PlacePlan, site: str) -> None:
+    """A table look-up on a part of the table: local indices in, rows that others hold out as zeros."""
+    forward, head = module.forward, place.leaf
+
+    def forward_part(*args: Any, **kwargs: Any) -> Any:
+        ids = args[int(head)] if head.isdigit() else kwargs[head]
+        local = lookup.localize(ids, site)
+        if head.isdigit():
+            args = tuple(local if i == int(head) else a for i, a in enumerate(args))
+        else:
+            kwargs = {**kwargs, head: local}
+        return lookup.mask_rows(forward(*args, **kwargs), ids, site)
+
+    module.forward = forward_part  # type: ignore[method-assign]
+
+
+def _lookup_call(site: str) -> Callable[..., torch.Tensor]:
+    """Stands in for a call that looks ids (its first argument) up in a table."""
+
+    def look_up(function: Callable[..., torch.Tensor], ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return lookup.mask_rows(function(lookup.localize(ids, site), *args, **kwargs), ids, site)
+
+    return look_up
+
+
+def shard_shapes(plan: Plan, rank: int) -> dict[str, tuple[int, ...]]:
+    """Name -> this rank's shape, tied names included."""
+    shapes = {p.name: p.local_shape(rank) for p in plan.parameters}
+    return {**shapes, **{alias: shapes[name] for alias, name in plan.tied.items()}}

@@ -1,0 +1,122 @@
+"""A solution read back per node, value and rank: which state everything is in, and what each rank's op looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from axisplit.axes.expression import Axes, Axis
+from axisplit.capture.graph import Graph, Node
+from axisplit.runtime.layout import Layout
+from axisplit.solve.build import Search
+from axisplit.solve.policy import Choice
+from axisplit.solve.shards import held_by, layout_of, local_length
+from axisplit.solve.splits import Range, Split
+from axisplit.solve.states import Strategy
+
+
+@dataclass
+class Decision:
+    """The split program: whole graph + choice. Everything here is a pure function of the two."""
+
+    search: Search
+    choice: Choice
+
+    @property
+    def graph(self) -> Graph:
+        return self.search.derived.graph
+
+    @property
+    def num_ranks(self) -> int:
+        return self.search.num_ranks
+
+    @cached_property
+    def _made_in(self) -> dict[int, str]:
+        states = {}
+        for value in self.graph.values:
+            if value.origin != "node":
+                states[value.index] = self.choice.solution.state[self.search.ties.value[value.index]]
+        for node in self.graph.nodes:
+            states.update(zip(node.outputs, self.strategy(node).outputs, strict=True))
+        return states
+
+    @cached_property
+    def _strategies(self) -> dict[tuple[str, int], Strategy]:
+        return {}
+
+    def strategy(self, node: Node) -> Strategy:
+        """How a node runs."""
+        key = self.search.ties.node[node.index]
+        name = self.choice.solution.strategy[key]
+        found = self._strategies.get((key, node.index))
+        if found is None:
+            operands = tuple(self.search.ties.value[v] for v in node.inputs())
+            outputs = tuple(self.search.ties.value[v] for v in node.outputs)
+            instance = next(
+                i
+                for i in self.choice.problem.instances[key]
+                if i.operands == operands and i.outputs == outputs and name in i.strategies
+            )
+            found = self._strategies[key, node.index] = instance.strategies[name]
+        return found
+
+    def made_in(self, value: int) -> str:
+        """The state a value is produced (or stored) in."""
+        return self._made_in[value]
+
+    def uses(self, value: int) -> Iterator[tuple[Node, int, str]]:
+        """(node, operand position, state needed) of every use of a value."""
+        for index in self.graph.uses.get(value, ()):
+            node = self.graph.nodes[index]
+            states = self.strategy(node).inputs
+            for position, operand in enumerate(node.inputs()):
+                if operand == value:
+                    yield node, position, states[position]
+
+    def split(self, state: str) -> Split:
+        return self.search.splits[state[2:]]
+
+    def held(self, state: str, rank: int) -> dict[Axis, Range]:
+        """Leaf ranges of a rank for values in a state; empty for whole and partial ones."""
+        if state[0] not in "SMI" or len(state) < 2:
+            return {}
+        return held_by(self.split(state), self.search.keys, rank)
+
+    def local_shape(self, value: int, state: str, rank: int) -> tuple[int, ...]:
+        held = self.held(state, rank) if state[0] == "S" else {}
+        return tuple(local_length(self.search.derived.axes, axis, held) for axis in self.search.derived.dims[value])
+
+    def layout(self, value: int, state: str) -> Layout:
+        """How a value in a split state lies on the ranks."""
+        found = layout_of(self.search.derived, value, self.split(state), self.search.keys)
+        assert found is not None, "the problem offers only states with a layout"
+        dim, period, ranges = found
+        return Layout(dim, period, ranges)
+
+    def local_arguments(self, node: Node, rank: int) -> tuple[Any, ...]:
+        """A node's positional arguments (references left as they are) as this rank's part of the op needs them."""
+        strategy, law = self.strategy(node), self.search.derived.laws[node.index]
+        if not strategy.split:
+            return node.args
+        held = held_by(self.search.splits[strategy.split], self.search.keys, rank)
+        arguments, local = list(node.args), _Local(self.search.derived.axes, held)
+        for position, rewrite in law.rewrites.items():
+            if position < len(arguments):
+                arguments[position] = rewrite(local)
+        return tuple(arguments)
+
+
+@dataclass(frozen=True)
+class _Local:
+    """What a rule asks of a rank's part of an axis."""
+
+    axes: Axes
+    held: dict[Axis, Range]
+
+    def __call__(self, axis: Axis) -> int:
+        return local_length(self.axes, axis, self.held)
+
+    def start(self, axis: Axis) -> int:
+        return self.held.get(self.axes.find(axis), (0, 0))[0]

@@ -1,0 +1,138 @@
+"""Solve for the integer attributes that make a module's own Python issue the local ops.
+
+Every op whose arguments change on a rank gives equations: the expression that Python evaluated over attributes must now
+come to the local number, and every other expression over the same attributes must keep its value. All equations of a
+rank are solved together, first those that name one attribute alone, then the rest by search over the attributes left
+open. An attribute that would need two values has no solution: the strategies that asked for them are refused.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from axisplit.capture.graph import Node
+from axisplit.capture.provenance import Attribute, Dim, Expression, Leaf
+from axisplit.capture.record import flat_integers
+from axisplit.lower.decision import Decision
+from axisplit.lower.places import Refusal
+
+
+@dataclass(frozen=True)
+class Equation:
+    """On some rank, `expression` must come to `value`; `node` says which op wants it."""
+
+    expression: Expression
+    value: int
+    node: int
+    sizes: tuple[tuple[Dim, int], ...] = ()  # what the rank reads where the expression reads a tensor's size
+
+
+def equations(decision: Decision, rank: int) -> list[Equation]:
+    """What one rank's ops ask of the attributes."""
+    found = []
+    for node in decision.graph.nodes:
+        if node.traced:
+            wanted = _local_integers(decision, node, rank)
+            for position, expression in node.traced:
+                if any(True for _ in expression.attributes()):
+                    sizes = tuple((dim, _size_read(decision, dim, rank)) for dim in expression.dims())
+                    found.append(Equation(expression, wanted[position], node.index, sizes))
+    return list(dict.fromkeys(found))
+
+
+def _size_read(decision: Decision, dim: Dim, rank: int) -> int:
+    """A tensor's size as the rank's Python reads it: in the state that all its uses agree on, else as it was made."""
+    state = decision.made_in(dim.value)
+    wanted = {s for _, _, s in decision.uses(dim.value)}
+    if len(wanted) == 1 and next(iter(wanted))[0] != "I":
+        (state,) = wanted
+    return decision.local_shape(dim.value, state, rank)[dim.position]
+
+
+def _local_integers(decision: Decision, node: Node, rank: int) -> list[int]:
+    arguments: list[Any] = list(decision.local_arguments(node, rank))
+    return list(flat_integers((tuple(arguments), node.kwargs)))
+
+
+def solve_edits(
+    decision: Decision, attributes: dict[Attribute, int], rank: int
+) -> tuple[dict[Attribute, int], list[Refusal]]:
+    """Attributes to rewrite on a rank (only those that change), and what cannot be had."""
+    groups = _connected(equations(decision, rank))
+    edits: dict[Attribute, int] = {}
+    refusals: list[Refusal] = []
+    for group in groups:
+        solution = _solve(group, attributes)
+        if solution is None:
+            refusals += _blame(decision, group, attributes)
+        else:
+            edits.update({a: v for a, v in solution.items() if v != attributes[a]})
+    return edits, refusals
+
+
+def _connected(found: list[Equation]) -> list[list[Equation]]:
+    """Equations that share attributes, together."""
+    group_of: dict[Attribute, int] = {}
+    groups: dict[int, list[Equation]] = {}
+    for number, equation in enumerate(found):
+        members, names = [equation], set(equation.expression.attributes())
+        for old in {group_of[name] for name in names if name in group_of}:
+            members = groups.pop(old) + members
+        for name in names | {n for e in members for n in e.expression.attributes()}:
+            group_of[name] = number
+        groups[number] = members
+    return list(groups.values())
+
+
+def _solve(group: list[Equation], attributes: dict[Attribute, int]) -> dict[Attribute, int] | None:
+    known: dict[Attribute, int] = {}
+    for equation in group:
+        if isinstance(equation.expression, Attribute):
+            if known.setdefault(equation.expression, equation.value) != equation.value:
+                return None
+    names = sorted({n for e in group for n in e.expression.attributes()} - known.keys(), key=str)
+    compound = [e for e in group if not isinstance(e.expression, Attribute)]
+    return _search(names, known, compound, attributes)
+
+
+def _search(
+    names: list[Attribute], known: dict[Attribute, int], compound: list[Equation], attributes: dict[Attribute, int]
+) -> dict[Attribute, int] | None:
+    """Depth first over the open attributes; each tries its present value first, then smaller ones."""
+    if any(not _holds(e, known) for e in compound if set(e.expression.attributes()) <= known.keys()):
+        return None
+    if not names:
+        return known
+    name, *rest = names
+    present = attributes[name]
+    for value in [present, *range(min(present, 1 << 16) - 1, 0, -1)]:
+        found = _search(rest, {**known, name: value}, compound, attributes)
+        if found is not None:
+            return found
+    return None
+
+
+def _holds(equation: Equation, values: dict[Attribute, int]) -> bool:
+    known: dict[Leaf, int] = {**values, **dict(equation.sizes)}
+    try:
+        return equation.expression.evaluate(known) == equation.value
+    except ZeroDivisionError:
+        return False
+
+
+def _blame(decision: Decision, group: list[Equation], attributes: dict[Attribute, int]) -> list[Refusal]:
+    """Forbid the strategies that asked for a change; those that need the present value stay."""
+    wanted: dict[Attribute, set[int]] = defaultdict(set)
+    for equation in group:
+        for name in equation.expression.attributes():
+            wanted[name].add(equation.value)
+    found = {}
+    for equation in group:
+        if not _holds(equation, attributes):
+            key = decision.search.ties.node[equation.node]
+            strategy = decision.choice.solution.strategy[key]
+            names = ", ".join(sorted({str(n) for n in equation.expression.attributes()}))
+            found[key] = Refusal(("run", key, strategy), f"{names} would need more than one value")
+    return list(found.values())

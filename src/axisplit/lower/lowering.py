@@ -1,0 +1,250 @@
+"""Decision -> Plan, lowered: find places and edits, put them into fake ranks, prove each rank's program, or say what to
+forbid so that the next plan can be lowered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from axisplit.capture.graph import Frame, Graph, build_uses
+from axisplit.capture.provenance import Attribute
+from axisplit.capture.record import Recorder, fake_mode
+from axisplit.capture.trace import Captured, Inputs, run_phases, shadow_copy
+from axisplit.lower.apply import apply_edits, apply_places, sites_of, take_shard
+from axisplit.lower.decision import Decision
+from axisplit.lower.edits import solve_edits
+from axisplit.lower.insert import can_insert, position_of, reachable
+from axisplit.lower.places import Place, Refusal, find_places
+from axisplit.proof.program import Mismatch, Walk
+from axisplit.runtime.groups import FakeGroup
+from axisplit.runtime.sites import CollectiveContext, registered
+from axisplit.solve.plan import EditPlan, ParameterPlan, PlacePlan, Plan, StepPlan
+from axisplit.solve.shards import local_ranges
+from axisplit.solve.states import PARTIAL, WHOLE
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What a rank does to the model: the plan's parameters, places and edits."""
+
+    parameters: tuple[ParameterPlan, ...]
+    tied: dict[str, str]
+    places: tuple[PlacePlan, ...]
+    edits: tuple[EditPlan, ...]
+
+
+def expression_check(model: torch.nn.Module) -> Callable[[str, Frame, int], bool]:
+    """Whether an expression (or its operand) in a module's own method can be wrapped."""
+    known: dict[tuple[object, ...], bool] = {}
+
+    def check(path: str, frame: Frame, operand: int) -> bool:
+        module = model.get_submodule(path)
+        key = (type(module), frame.code, frame.instruction, operand)
+        if key not in known:
+            known[key] = reachable(module, frame.code) and can_insert(frame.code, frame.instruction, operand)
+        return known[key]
+
+    return check
+
+
+def lower(decision: Decision, captured: Captured, model: torch.nn.Module) -> tuple[Lowered, list[Refusal]]:
+    """Places, edits and shards of a decision, and what of it cannot be lowered (then the rest is not complete)."""
+    def can_wrap(path: str, frame: Frame) -> bool:
+        module = model.get_submodule(path)
+        return reachable(module, frame.code) and can_insert(frame.code, frame.instruction, -1, call=True)
+
+    places, refusals = find_places(decision, can_wrap)
+    for place in places.values():
+        refusals += _check_expression(decision, place, model)
+    edits, failed = _all_edits(decision, captured.attributes)
+    refusals += failed
+    parameters, tied = plan_parameters(decision)
+    planned = tuple(_place_plan(place) for place in places.values())
+    return Lowered(parameters, tied, planned, edits), refusals
+
+
+def _check_expression(decision: Decision, place: Place, model: torch.nn.Module) -> list[Refusal]:
+    """Refuse an expression that is not in the source, or not in the module's own forward."""
+    if place.frame is None:
+        return []
+    frame, module = place.frame, model.get_submodule(place.module)
+    if place.where == "call" or reachable(module, frame.code) and can_insert(frame.code, frame.instruction, place.operand):
+        return []
+    found = []
+    for node in decision.graph.nodes:
+        if node.module == place.module and node.frames and node.frames[0] == frame:
+            key = decision.search.ties.node[node.index]
+            reason = f"{frame.code.co_qualname} cannot be changed at the expression of {node.name}"
+            values = list(node.inputs())[place.operand : place.operand + 1] if place.operand >= 0 else node.outputs
+            for value in values:
+                name = decision.search.ties.value[value]
+                for source, target in _conversions_of(decision, name):
+                    found.append(Refusal(("convert", name, source, target), reason))
+            if not found:
+                found.append(Refusal(("run", key, decision.choice.solution.strategy[key]), reason))
+    return found
+
+
+def _conversions_of(decision: Decision, name: str) -> list[tuple[str, str]]:
+    chosen = decision.choice.solution.conversions
+    return [(source, target) for (value, target), source in chosen.items() if value == name]
+
+
+def _all_edits(
+    decision: Decision, attributes: dict[Attribute, int]
+) -> tuple[tuple[EditPlan, ...], list[Refusal]]:
+    by_rank, refusals = [], []
+    for rank in range(decision.num_ranks):
+        edits, failed = solve_edits(decision, attributes, rank)
+        by_rank.append(edits)
+        refusals += failed
+    changed = sorted({a for edits in by_rank for a in edits}, key=str)
+    plans = tuple(
+        EditPlan(a.module, a.path, attributes[a], tuple(_optional(edits.get(a, attributes[a])) for edits in by_rank))
+        for a in changed
+    )
+    return plans, refusals
+
+
+def _optional(value: int) -> int | None:
+    """-1 in aten stands for an index that is not given; in Python that is None."""
+    return None if value == -1 else value
+
+
+def _place_plan(place: Place) -> PlacePlan:
+    steps = tuple(
+        StepPlan(s.name, s.kind, weights=s.weights)
+        if s.layout is None
+        else StepPlan(s.name, s.kind, s.layout.dim, s.layout.period, s.layout.ranges, s.weights)
+        for s in place.steps
+    )
+    position = None if place.frame is None else position_of(place.frame.code, place.frame.instruction)
+    function = "" if place.frame is None else place.frame.code.co_qualname
+    return PlacePlan(place.module, place.where, place.leaf, steps, function, position, place.operand)
+
+
+def plan_parameters(decision: Decision) -> tuple[tuple[ParameterPlan, ...], dict[str, str]]:
+    """Every parameter's and buffer's shards, and which names are ties to another."""
+    graph, first, tied, plans = decision.graph, {}, {}, []
+    for kind, names in (("parameter", graph.parameters), ("buffer", graph.buffers)):
+        for name, value in names.items():
+            if value in first:
+                tied[name] = first[value]
+                continue
+            first[value] = name
+            plans.append(_parameter_plan(decision, name, value, kind))
+    return tuple(plans), tied
+
+
+def _parameter_plan(decision: Decision, name: str, value: int, kind: Any) -> ParameterPlan:
+    info, state = decision.graph.values[value], decision.made_in(value)
+    dtype = str(info.dtype).removeprefix("torch.")
+    reason = decision.choice.whole_reasons.get(decision.search.ties.value[value], "")
+    if state == WHOLE:
+        reason = reason or ("one dim: used whole" if len(info.shape) < 2 else _why_whole(decision, value))
+        return ParameterPlan(name, info.shape, dtype, "whole", reason=reason, kind=kind)
+    if state == PARTIAL:
+        return ParameterPlan(name, info.shape, dtype, "first", reason="added once, on the first rank", kind=kind)
+    derived = decision.search.derived
+    ranges = []
+    for rank in range(decision.num_ranks):
+        held = decision.held(state, rank)
+        ranges.append(tuple(tuple(local_ranges(derived.axes, axis, held)) for axis in derived.dims[value]))
+    return ParameterPlan(name, info.shape, dtype, "split", tuple(ranges), state[2:], "", kind)
+
+
+def _why_whole(decision: Decision, value: int) -> str:
+    """In words: which op needs a parameter whole."""
+    for index in decision.graph.uses.get(value, ()):
+        law, node = decision.search.derived.laws[index], decision.graph.nodes[index]
+        if law.reason:
+            return f"{node.op._opname}: {law.reason}"
+    return "no axis of it can be split over this many ranks" if decision.graph.uses.get(value) else "not used"
+
+
+def prove_programs(
+    decision: Decision, plan: Plan, captured: Captured, model: torch.nn.Module, inputs: Inputs
+) -> list[Mismatch]:
+    """Trace every rank's lowered module and match its program. Ranks that hold the same shapes share a trace."""
+    found: list[Mismatch] = []
+    for rank in _distinct_ranks(plan):
+        mismatch = prove_rank(decision, plan, captured, model, inputs, rank)
+        if mismatch is not None:
+            found.append(mismatch)
+    return found
+
+
+def _distinct_ranks(plan: Plan) -> list[int]:
+    """One rank of each kind: same local shapes, edits and local slice sizes. Rank 0 differs where it alone holds values,
+    which no program sees."""
+    kinds: dict[object, int] = {}
+    for rank in range(plan.ranks):
+        shapes = tuple(p.local_shape(rank) for p in plan.parameters)
+        edits = tuple(e.values[rank] for e in plan.edits)
+        steps = tuple(
+            sum(b - a for a, b in s.ranges[rank]) for place in plan.places for s in place.steps if s.ranges
+        )
+        kinds.setdefault((shapes, edits, steps), rank)
+    return list(kinds.values())
+
+
+def prove_rank(
+    decision: Decision, plan: Plan, captured: Captured, model: torch.nn.Module, inputs: Inputs, rank: int
+) -> Mismatch | None:
+    """Trace one rank's lowered module on fake tensors and match it with the split of the whole program."""
+    mode = fake_mode() if captured.fake else None
+    shards = {p.name: p for p in plan.parameters}
+
+    def convert(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if mode is None:
+            return take_shard(shards[name], tensor, rank)
+        return torch.empty(shards[name].local_shape(rank), dtype=tensor.dtype)
+
+    local_model = shadow_copy(model, convert, mode)
+    key = f"proof-{plan.fingerprint}-{rank}"
+    apply_edits(local_model, plan, rank)
+    apply_places(local_model, plan, key)
+    recorder = Recorder()
+    with registered(key, CollectiveContext(FakeGroup(rank, plan.ranks), sites_of(plan))):
+        try:
+            outputs = run_phases(local_model, inputs, recorder, mode)
+        except Exception as error:
+            return _broken(decision, recorder, rank, error)
+    graph = _local_graph(local_model, recorder, outputs)
+    return Walk(decision, rank).run(graph)
+
+
+def _local_graph(model: torch.nn.Module, recorder: Recorder, outputs: Sequence[tuple[str, int]]) -> Graph:
+    recording = recorder.recording
+    return Graph(
+        tuple(recording.values),
+        tuple(recording.nodes),
+        tuple(recording.calls),
+        {n: recorder.value_of(p) for n, p in model.named_parameters(remove_duplicate=False)},
+        {n: recorder.value_of(b) for n, b in model.named_buffers(remove_duplicate=False)},
+        tuple(outputs),
+        uses=build_uses(tuple(recording.nodes)),
+    )
+
+
+def _broken(decision: Decision, recorder: Recorder, rank: int, error: Exception) -> Mismatch:
+    """The rank's program did not run to its end: the op after the last one that did is where it broke, unless an
+    earlier one is already wrong."""
+    own = [node for node in recorder.recording.nodes if node.op.namespace != "axisplit"]
+    index = min(len(own), len(decision.graph.nodes) - 1)
+    node = decision.graph.nodes[index]
+    return Mismatch(rank, index, f"{node.name} in {node.module or 'the model'} does not run on its part: {error}")
+
+
+def fingerprint(graph: Graph) -> str:
+    """A digest of a graph: parameters with shapes and dtypes, and every op with its module and constants."""
+    digest = hashlib.sha256()
+    for name, value in sorted({**graph.parameters, **graph.buffers}.items()):
+        info = graph.values[value]
+        digest.update(f"{name} {info.shape} {info.dtype}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,270 @@
+"""Where in the running Python a value can be converted from one state to another.
+
+    output    a module returns it: a forward hook converts it on the way out
+    input     a module is called with it: a forward pre-hook converts it on the way in
+    result    the expression in a module's forward that computes it is wrapped
+    operand   the operand of an expression in a module's forward is wrapped
+    lookup    a module that is one table look-up: its indices are made local, rows it does not hold become zero
+    call      a call in a module's own method that is one table look-up: the same
+
+Hooks come first; wrapping an expression rewrites one expression of one module's own forward (`insert.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from axisplit.capture.graph import Call, Frame, Graph, Node
+from axisplit.lower.decision import Decision
+from axisplit.runtime.layout import Layout
+from axisplit.runtime.sites import Site
+from axisplit.solve.shards import local_length
+from axisplit.solve.states import PARTIAL, WHOLE
+
+Where = Literal["output", "input", "result", "operand", "lookup", "call"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One point of one module where a chain of steps is applied."""
+
+    module: str
+    where: Where
+    leaf: str
+    steps: tuple[Site, ...]
+    frame: Frame | None = None
+    operand: int = -1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something of the plan that cannot be put into the model's Python, and what to forbid to get around it."""
+
+    forbid: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One conversion of one value at one place."""
+
+    value: int
+    source: str
+    target: str
+
+
+def wrappable(
+    graph: Graph, can_wrap: Callable[[str, Frame, int], bool]
+) -> tuple[set[int], set[tuple[int, int]]]:
+    """(values computed by an expression that can be wrapped, operands (node, position) that can be)."""
+    computed, operands = set(), set()
+    for node in graph.nodes:
+        frame = node.frames[0] if node.frames else None
+        if frame is None or frame.module is None:
+            continue
+        if len(node.outputs) == 1 and can_wrap(node.module, frame, -1):
+            computed.add(node.outputs[0])
+        operands |= {(node.index, p) for p, _ in enumerate(node.inputs()) if can_wrap(node.module, frame, p)}
+    return computed, operands
+
+
+def find_places(decision: Decision, can_wrap: Callable[[str, Frame], bool]) -> tuple[dict[tuple[object, ...], Place], list[Refusal]]:
+    """A place for every conversion of the split program, or why there is none.
+
+    `can_wrap(module, frame)` says whether the call at a frame can be wrapped in the module's own method.
+    """
+    finder = _Finder(decision, can_wrap)
+    for value in range(len(decision.graph.values)):
+        finder.place_value(value)
+    finder.check_consistency()
+    return finder.places, finder.refusals
+
+
+class _Finder:
+    def __init__(self, decision: Decision, can_wrap: Callable[[str, Frame], bool]) -> None:
+        self.can_wrap = can_wrap
+        self.decision, graph = decision, decision.graph
+        self.places: dict[tuple[object, ...], Place] = {}
+        self.refusals: list[Refusal] = []
+        self.decided: dict[tuple[object, ...], set[tuple[int, str, str]]] = defaultdict(set)
+        self.producer = {output: node for node in graph.nodes for output in node.outputs}
+        self.returned: dict[int, list[tuple[Call, str]]] = defaultdict(list)
+        self.given: dict[int, list[tuple[Call, str]]] = defaultdict(list)
+        for call in graph.calls:
+            for leaf, value in call.outputs:
+                self.returned[value].append((call, leaf))
+            for leaf, value in call.inputs:
+                self.given[value].append((call, leaf))
+        self.read = {value for _, value in graph.outputs}
+
+    # --- one value ------------------------------------------------------------------------------------------------
+
+    def place_value(self, value: int) -> None:
+        source = self.decision.made_in(value)
+        uses = list(self.decision.uses(value))
+        producer = self.producer.get(value)
+        if producer is not None and self._is_lookup(producer):
+            self._place_lookup(producer)
+        uses = [use for use in uses if use[2][0] != "I"]
+        targets = {state for _, _, state in uses} | ({WHOLE} if value in self.read else set())
+        targets.discard(source)
+        if not targets or self.decision.graph.values[value].origin in ("parameter", "buffer"):
+            return
+        alike = len(targets) == 1 and all(state != source for _, _, state in uses)
+        if alike and self._at_output(value, source, *targets):
+            return
+        given = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != source]
+        if value not in self.read and all(found is not None for _, found in given):
+            for (_, _, state), found in given:
+                assert found is not None
+                self._add(found[0].module, "input", found[1], value, source, state)
+            return
+        if alike and self._at_result(value, source, *targets):
+            return
+        if value in self.read and WHOLE in targets and not self._at_return(value, source):
+            self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
+        for (node, position, state), found in given:
+            if found is not None:
+                self._add(found[0].module, "input", found[1], value, source, state)
+            elif not self._at_operand(value, source, state, node, position):
+                self._refuse(value, source, state, f"no place in the Python where {node.name} reads it can be reached")
+
+    def _refuse(self, value: int, source: str, target: str, reason: str) -> None:
+        key = self.decision.search.ties.value[value]
+        self.refusals.append(Refusal(("convert", key, source, target), reason))
+
+    def _at_output(self, value: int, source: str, target: str) -> bool:
+        """Convert on the way out of the innermost module that returns the value and does not read it."""
+        uses = [node.index for node, _, _ in self.decision.uses(value)]
+        born = self._born(value)
+        for call, leaf in self.returned[value]:
+            if call.first_node <= born < call.last_node and all(not call.first_node <= u < call.last_node for u in uses):
+                self._add(call.module, "output", leaf, value, source, target)
+                return True
+        return False
+
+    def _born(self, value: int) -> int:
+        return self.producer[value].index if value in self.producer else -1
+
+    def _at_return(self, value: int, source: str) -> bool:
+        for call, leaf in self.returned[value]:
+            if call.module == "":
+                self._add("", "output", leaf, value, source, WHOLE)
+                return True
+        return False
+
+    def _at_result(self, value: int, source: str, target: str) -> bool:
+        node = self.producer.get(value)
+        if node is None or len(node.outputs) != 1 or not node.frames or node.frames[0].module is None:
+            return False
+        frame = node.frames[0]
+        self._add(node.module, "result", f"{frame.code.co_name}:{frame.instruction}", value, source, target, frame)
+        return True
+
+    def _input_of(self, value: int, node: Node, target: str) -> tuple[Call, str] | None:
+        """The innermost module that is called with the value, contains the op, and reads it nowhere in another state."""
+        inner = [
+            (call, leaf)
+            for call, leaf in self.given[value]
+            if call.first_node <= node.index < call.last_node and not call.first_node <= self._born(value) < call.last_node
+        ]
+        inner.sort(key=lambda found: found[0].last_node - found[0].first_node)
+        for call, leaf in inner:
+            inside = [s for n, _, s in self.decision.uses(value) if call.first_node <= n.index < call.last_node]
+            if all(state == target for state in inside):
+                return call, leaf
+        return None
+
+    def _at_operand(self, value: int, source: str, target: str, node: Node, position: int) -> bool:
+        if not node.frames or node.frames[0].module is None:
+            return False
+        frame = node.frames[0]
+        leaf = f"{frame.code.co_name}:{frame.instruction}.{position}"
+        self._add(node.module, "operand", leaf, value, source, target, frame, position)
+        return True
+
+    # --- look-ups -------------------------------------------------------------------------------------------------
+
+    def _is_lookup(self, node: Node) -> bool:
+        return any(state[0] == "I" for state in self.decision.strategy(node).inputs)
+
+    def _place_lookup(self, node: Node) -> None:
+        indices = list(node.inputs())[1]
+        for call in self.decision.graph.calls:
+            alone = call.first_node == node.index and call.last_node == node.index + 1
+            given = [leaf for leaf, value in call.inputs if value == indices]
+            if alone and len(given) == 1 and [v for _, v in call.outputs] == list(node.outputs):
+                steps = (Site(f"{call.module}:lookup", "lookup", self._lookup_layout(node)),)
+                self.places[call.module, "lookup", given[0]] = Place(call.module, "lookup", given[0], steps)
+                return
+        layout = self._lookup_layout(node)
+        for frame in reversed(node.frames):
+            if frame.module is not None and self.can_wrap(node.module, frame):
+                leaf = f"{frame.code.co_name}:{frame.instruction}"
+                steps = (Site(f"{node.module}:lookup.{leaf}", "lookup", layout),)
+                self.places[node.module, "call", leaf] = Place(node.module, "call", leaf, steps, frame)
+                return
+        key = self.decision.search.ties.node[node.index]
+        name = self.decision.choice.solution.strategy[key]
+        self.refusals.append(Refusal(("run", key, name), "no call that is the look-up alone can be reached"))
+
+    def _lookup_layout(self, node: Node) -> Layout:
+        state = next(s for s in self.decision.strategy(node).inputs if s[0] == "I")
+        return self.decision.layout(next(node.inputs()), "S" + state[1:])
+
+    # --- bookkeeping ----------------------------------------------------------------------------------------------
+
+    def _add(
+        self, module: str, where: Where, leaf: str, value: int, source: str, target: str,
+        frame: Frame | None = None, operand: int = -1,
+    ) -> None:  # fmt: skip
+        key = (module, where, leaf)
+        steps = self._steps(f"{module or 'model'}:{where}.{leaf}", value, source, target)
+        known = self.places.get(key)
+        if known is not None and known.steps != steps:
+            self._refuse(value, source, target, f"{module} would have to treat {where} {leaf} in two ways")
+            return
+        self.places[key] = Place(module, where, leaf, steps, frame, operand)
+        self.decided[key].add((value, source, target))
+
+    def _steps(self, name: str, value: int, source: str, target: str) -> tuple[Site, ...]:
+        steps: list[Site] = []
+        if source[0] == "M":
+            steps.append(Site(f"{name}:scale", "scale", weights=self._weights(value, source)))
+        if source == PARTIAL or source[0] == "M":
+            steps.append(Site(f"{name}:sum", "all_reduce"))
+        elif source[0] == "S":
+            steps.append(Site(f"{name}:gather", "all_gather", self.decision.layout(value, source)))
+        if target[0] == "S":
+            steps.append(Site(f"{name}:take", "take", self.decision.layout(value, target)))
+        elif target == PARTIAL:
+            steps.append(Site(f"{name}:first", "only_first"))
+        return tuple(steps)
+
+    def _weights(self, value: int, state: str) -> tuple[float, ...]:
+        """Each rank's share of the indices that a mean was taken over."""
+        node = self.producer[value]
+        law = self.decision.search.derived.laws[node.index]
+        axes = self.decision.search.derived.axes
+        reduced = axes.product(law.reduce)
+        lengths = [local_length(axes, reduced, self.decision.held(state, r)) for r in range(self.decision.num_ranks)]
+        return tuple(length / reduced.size for length in lengths)
+
+    def check_consistency(self) -> None:
+        """A hook acts at every call of its module: refuse it where some call wants the value as it is."""
+        for key, place in self.places.items():
+            if place.where not in ("output", "input"):
+                continue
+            wanted = {value: (source, target) for value, source, target in self.decided[key]}
+            for call in self.decision.graph.calls:
+                if call.module != place.module:
+                    continue
+                leaves = call.outputs if place.where == "output" else call.inputs
+                for leaf, value in leaves:
+                    if leaf == place.leaf and value not in wanted:
+                        source, target = next(iter(wanted.values()))
+                        some = next(iter(wanted))
+                        self._refuse(some, source, target, f"another call of {place.module} wants it as it is")

@@ -1,0 +1,265 @@
+"""Model + inputs + ranks -> lowered, proved Plan: capture, derive, choose, lower, prove, and go round again with what
+could not be lowered forbidden."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from axisplit.axes.derive import derive_axes
+from axisplit.capture.trace import Captured, Inputs, capture
+from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
+from axisplit.lower.decision import Decision
+from axisplit.lower.lowering import Lowered, expression_check, fingerprint, lower, prove_programs
+from axisplit.lower.places import Refusal, wrappable
+from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
+from axisplit.solve.build import Search, build_problem, find_splits
+from axisplit.solve.plan import AxisPlan, CollectivePlan, Plan, check_plan
+from axisplit.solve.policy import Choice, choose
+from axisplit.solve.problem import Solution, common_strategies
+from axisplit.solve.states import PARTIAL, WHOLE
+from axisplit.solve.ties import find_ties
+
+MOST_ROUNDS = 24
+
+
+def make_plan(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    ranks: int,
+    *,
+    keep: tuple[str, ...] = (),
+    memory_per_rank: float | None = None,
+    uneven: bool = True,
+    name: str = "",
+) -> Plan:
+    """The plan that moves the fewest bytes among those that can be lowered, proved on every rank's program.
+
+    Raises: InputError for a bad rank count or inputs; MemoryBoundError; CaptureError; LoweringError.
+    """
+    if not isinstance(ranks, int) or ranks < 1:
+        raise InputError("the number of ranks must be at least 1", got=str(ranks), needed="1, 2, 3, ...", do="pass ranks=2")
+    captured = capture(model, inputs)
+    start = begin_search(captured, model, ranks, uneven)
+    forbidden: dict[tuple[str, ...], str] = {}
+    for _ in range(MOST_ROUNDS):
+        search = replace(start, forbidden=frozenset(forbidden))
+        choice = choose(search, keep, memory_per_rank)
+        if choice is None:
+            raise MemoryBoundError(
+                "no plan fits into the memory that was allowed",
+                got=f"{memory_per_rank:,.0f} bytes a rank",
+                needed="more memory, or more ranks",
+                do="raise --memory-per-rank or --ranks",
+            )
+        decision = Decision(search, choice)
+        lowered, refusals = lower(decision, captured, model)
+        plan = describe(decision, lowered, captured, forbidden, name or type(model).__name__)
+        if not refusals:
+            for mismatch in prove_programs(decision, plan, captured, model, inputs):
+                refusals += blame(decision, mismatch.node, str(mismatch))
+        if not refusals:
+            check_plan(plan)
+            return plan
+        new = {r.forbid: r.reason for r in refusals if r.forbid not in forbidden}
+        if not new:
+            raise LoweringError("the plan cannot be put into the model's code", got=refusals[0].reason)
+        forbidden.update(new)
+    raise LoweringError("no plan could be put into the model's code", got="; ".join(list(forbidden.values())[-3:]))
+
+
+def begin_search(captured: Captured, model: torch.nn.Module, ranks: int, uneven: bool = True) -> Search:
+    """Axes, ties, candidate splits, and where the running Python can be reached."""
+    graph = captured.graph
+    derived = derive_axes(graph)
+    ties = find_ties(derived)
+    splits = find_splits(derived, ties, ranks, uneven) if ranks > 1 else {}
+    returned = {value for call in graph.calls for _, value in call.outputs}
+    given = {value for call in graph.calls if call.module for _, value in call.inputs}
+    computed, wrapped = wrappable(graph, expression_check(model))
+    return Search(derived, ties, ranks, splits, frozenset(), returned, given, computed, wrapped)
+
+
+def decision_of(plan: Plan, captured: Captured, model: torch.nn.Module) -> Decision:
+    """A plan's decisions on a freshly captured graph.
+
+    Raises: PlanMismatchError if the plan was made for another graph.
+    """
+    search = begin_search(captured, model, plan.ranks)
+    problem = build_problem(search)
+    ops, held = plan.choices.get("ops", {}), plan.choices.get("held", {})
+    fits = ops.keys() == problem.instances.keys() and held.keys() == problem.held.keys()
+    fits = fits and all(ops[node] in common_strategies(found) for node, found in problem.instances.items())
+    if not fits or fingerprint(captured.graph) != plan.fingerprint:
+        raise PlanMismatchError(
+            "the plan was made for another model",
+            got=f"a model with fingerprint {fingerprint(captured.graph)}",
+            needed=f"the plan's: {plan.fingerprint} ({plan.model}, torch {plan.versions.get('torch')})",
+            do="plan this model again with these versions",
+        )
+    solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal)
+    return Decision(search, Choice(solution, problem, {}))
+
+
+def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
+    """What to forbid when a rank's program broke at a node: the strategy of the node, or if it runs whole, those of the
+    nodes in front of it that made what it reads."""
+    if node is None:
+        return [Refusal(("none",), reason)]
+    waiting, seen = [decision.graph.nodes[node]], set()
+    producer = {output: n for n in decision.graph.nodes for output in n.outputs}
+    while waiting:
+        current = waiting.pop(0)
+        strategy = decision.strategy(current)
+        if strategy.name != "whole":
+            return [Refusal(("run", decision.search.ties.node[current.index], strategy.name), reason)]
+        for value in current.inputs():
+            if value in producer and value not in seen:
+                seen.add(value)
+                waiting.append(producer[value])
+    return [Refusal(("none",), reason)]
+
+
+def describe(
+    decision: Decision, lowered: Lowered, captured: Captured, forbidden: dict[tuple[str, ...], str], name: str
+) -> Plan:
+    """The decision as a plan, with its figures."""
+    graph, solution = decision.graph, decision.choice.solution
+    moved = planned_collectives(decision)
+    first = graph.phases[0] if graph.phases else "forward"
+    busiest = max(sum(entry.by_rank[rank] for entry in moved if entry.phase == first) for rank in range(decision.num_ranks))
+    warnings = [] if any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1 else [
+        "nothing to split: the model runs whole on every rank"
+    ]  # fmt: skip
+    return Plan(
+        model=name,
+        ranks=decision.num_ranks,
+        fingerprint=fingerprint(graph),
+        versions=_versions(),
+        sizes={v.name: list(v.shape) for v in graph.values if v.origin == "input" and v.name.startswith(first)},
+        parameters=lowered.parameters,
+        tied=lowered.tied,
+        places=lowered.places,
+        edits=lowered.edits,
+        tiers=_tiers(lowered),
+        collectives=_collectives(moved, busiest),
+        axes=_axes(decision),
+        comm_bytes_per_rank=busiest,
+        lower_bound_bytes=busiest if solution.optimal else 0.0,
+        optimal=solution.optimal and not forbidden,
+        choices={"ops": solution.strategy, "held": solution.state},
+        constraints=_constraints(decision),
+        excluded=tuple(sorted(set(forbidden.values()))),
+        assumed=graph.assumed + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
+        domain=(f"phases: {', '.join(graph.phases)}", "inference: train and eval are traced as the model was given"),
+        warnings=tuple(warnings),
+    )
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One collective on one value: bytes that each rank sends."""
+
+    kind: str
+    where: str
+    phase: str
+    by_rank: tuple[float, ...]
+
+
+def planned_collectives(decision: Decision) -> list[Moved]:
+    """Every collective that one pass through each phase issues."""
+    graph, found = decision.graph, []
+    read = {value for _, value in graph.outputs}
+    producer = {output: node for node in graph.nodes for output in node.outputs}
+    for value in graph.values:
+        source = decision.made_in(value.index)
+        if source == WHOLE or value.origin in ("parameter", "buffer"):
+            continue
+        targets = {state for _, _, state in decision.uses(value.index)} | ({WHOLE} if value.index in read else set())
+        node = producer.get(value.index)
+        for _ in targets - {source}:
+            where = decision.search.ties.node[node.index].split("|")[0] if node is not None else value.name
+            phase = node.phase if node is not None else value.name.partition(":")[0]
+            found.append(Moved(_kind(source), where or "model", phase, _sent(decision, value.index, source)))
+    return found
+
+
+def _kind(state: str) -> str:
+    return "all_gather" if state[0] == "S" else "all_reduce"
+
+
+def _sent(decision: Decision, value: int, state: str) -> tuple[float, ...]:
+    ranks = range(decision.num_ranks)
+    if state == PARTIAL or state[0] == "M":
+        size = decision.graph.values[value].bytes
+        return tuple(all_reduce_bytes(size, decision.num_ranks) for _ in ranks)
+    layout = decision.layout(value, state)
+    owners, size = layout.owners(), decision.graph.values[value].bytes
+    shares = [size * owners.local_size(rank) // layout.period for rank in ranks]
+    return tuple(all_gather_bytes(shares, rank) for rank in ranks)
+
+
+def _collectives(moved: list[Moved], busiest: float) -> tuple[CollectivePlan, ...]:
+    """Collectives of one kind and place together; bytes are those of the rank that sends most in the first phase."""
+    if not moved:
+        return ()
+    ranks = range(len(moved[0].by_rank))
+    totals = [sum(m.by_rank[rank] for m in moved if m.phase == moved[0].phase) for rank in ranks]
+    rank = totals.index(max(totals))
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for entry in moved:
+        groups[entry.kind, entry.where, entry.phase].append(entry.by_rank[rank])
+    return tuple(
+        CollectivePlan(kind, where, phase, len(sizes), sum(sizes)) for (kind, where, phase), sizes in groups.items()
+    )
+
+
+def _axes(decision: Decision) -> tuple[AxisPlan, ...]:
+    """The splits that parameters are held in."""
+    by_split: dict[str, set[str]] = defaultdict(set)
+    for value, name in decision.search.ties.parameter.items():
+        state = decision.made_in(value)
+        if state[0] == "S":
+            by_split[state[2:]].add(name)
+    found = []
+    for name, parameters in sorted(by_split.items()):
+        split = decision.search.splits[name]
+        parts = tuple(" x ".join(f"{a}:{b}" for a, b in box) for box in split.boxes)
+        size = 1
+        for length in split.sizes:
+            size *= length
+        found.append(AxisPlan(name, size, parts, tuple(sorted(parameters))))
+    return tuple(found)
+
+
+def _constraints(decision: Decision) -> tuple[str, ...]:
+    must = decision.choice.problem.must_split
+    listed = ["what one expression of a module does is decided once, in every repeated block and phase"]
+    if must:
+        listed.insert(0, f"{len(must)} parameter classes must be split (two or more dims, an axis to split)")
+    return tuple(listed)
+
+
+def _tiers(lowered: Lowered) -> dict[str, str]:
+    """Module -> how its Python was made to run on parts."""
+    tiers: dict[str, str] = {}
+    for edit in lowered.edits:
+        tiers[edit.module or "model"] = "attributes"
+    for place in lowered.places:
+        if place.where in ("result", "operand", "call"):
+            tiers[place.module or "model"] = "expression"
+        else:
+            tiers.setdefault(place.module or "model", "native")
+    return tiers
+
+
+def _versions() -> dict[str, str]:
+    found = {"axisplit": "0.1.0", "torch": str(torch.__version__)}
+    try:
+        found["transformers"] = version("transformers")
+    except PackageNotFoundError:
+        found["transformers"] = ""
+    return found

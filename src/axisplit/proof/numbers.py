@@ -1,0 +1,230 @@
+"""The numbers: the lowered ranks beside the whole model, on the same inputs, phase by phase.
+
+    exact    float64 throughout, every float32 cast widened: the structure is right if the outputs agree to ~1e-12
+    native   the model's own dtypes: the reassociation that users will see, within a measured bound
+    control  each distinct collective left out in turn: the error must exceed the bound by 10 times
+
+The bound is not a chosen constant: the whole model is run again with every reduction (matmul, attention, convolution,
+sum) perturbed by its own rounding error, u * sqrt(length) * rms, several times; the outputs move by what rounding moves
+them, and `bound` is a fixed multiple of the largest move.
+Source of u * sqrt(length): Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (probabilistic rounding error analysis).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from axisplit.capture.record import leaves
+from axisplit.capture.trace import Inputs, normalize_inputs, phases
+from axisplit.lower.apply import make_rank
+from axisplit.runtime.groups import Group
+from axisplit.runtime.simulate import simulate
+from axisplit.runtime.sites import unregister
+from axisplit.solve.plan import Plan
+
+DRAWS, SAFETY, EXACT_TOLERANCE, CONTROL_FACTOR = 3, 8.0, 1e-10, 10.0
+Outputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Largest absolute differences over all outputs and phases."""
+
+    exact_error: float
+    max_error: float
+    bound: float
+    control_errors: dict[str, float]  # dropped collective -> error
+    comm_bytes: list[float]  # observed, one forward of the first phase, for each rank
+
+    @property
+    def control_caught(self) -> bool | None:
+        if not self.control_errors:
+            return None
+        return all(not error <= CONTROL_FACTOR * self.bound for error in self.control_errors.values())
+
+    @property
+    def equal(self) -> bool:
+        return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE
+
+
+def run_all(model: torch.nn.Module, inputs: Inputs) -> Outputs:
+    """Every floating-point output of every phase."""
+    found: Outputs = {}
+    args, kwargs = normalize_inputs(inputs)
+    with torch.no_grad():
+        for phase, result in phases(model, args, kwargs, lambda phase, a, k: model(*a, **k)):
+            tensors: list[torch.Tensor] = []
+            for path, index in leaves(result, lambda t: tensors.append(t) or len(tensors) - 1):  # type: ignore[func-returns-value]
+                if tensors[index].is_floating_point():
+                    found[f"{phase}:{path}"] = tensors[index]
+    return found
+
+
+def difference(left: Outputs, right: Outputs, relative: bool = False) -> float:
+    """Largest absolute difference (over the scale of the output if relative); infinite where outputs are missing, of
+    other shapes, or not numbers on one side only."""
+    if left.keys() != right.keys():
+        return float("inf")
+    worst = 0.0
+    for name, a in left.items():
+        b = right[name]
+        if a.shape != b.shape:
+            return float("inf")
+        a, b = a.double(), b.double()
+        gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
+        if gap.isnan().any():
+            return float("inf")
+        largest = float(gap.max()) if gap.numel() else 0.0
+        finite = a[a.isfinite()].abs()
+        scale = float(finite.max()) if relative and finite.numel() else 1.0
+        worst = max(worst, largest / scale if scale else largest)
+    return worst
+
+
+def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Numbers:
+    """Run everything of this file's header on simulated ranks."""
+    whole = run_all(model, inputs)
+    parts, sent = run_ranks(model, inputs, plan)
+    error = max(difference(whole, part) for part in parts)
+    bound = rounding_bound(model, inputs, whole)
+    controls = {}
+    for name, sites in distinct_collectives(plan).items():
+        dropped, _ = run_ranks(model, inputs, plan, drop=sites)
+        controls[name] = max(difference(whole, part) for part in dropped)
+    return Numbers(exact_error(model, inputs, plan), error, bound, controls, sent)
+
+
+def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> float:
+    """Difference, relative to each output's scale, in float64 throughout."""
+    wide = copy.deepcopy(model).double()
+    given = _widened_inputs(inputs)
+    with Widened():
+        whole = run_all(wide, given)
+    parts, _ = run_ranks(wide, given, plan, mode=Widened)
+    return max(difference(whole, part, relative=True) for part in parts)
+
+
+def run_ranks(
+    model: torch.nn.Module, inputs: Inputs, plan: Plan, drop: tuple[str, ...] = (), mode: Callable[[], Any] = nullcontext
+) -> tuple[list[Outputs], list[float]]:
+    """(outputs of every simulated rank, bytes each sent in the first phase)."""
+    key = f"verify-{plan.fingerprint}"
+
+    def rank(group: Group) -> tuple[Outputs, float]:
+        part, context = make_rank(model, plan, group, key)
+        try:
+            context.drop(drop)
+            with mode():
+                outputs = run_all(part, inputs)
+            return outputs, context.comm_bytes
+        finally:
+            unregister(key)
+
+    results = simulate(plan.ranks, rank)
+    return [outputs for outputs, _ in results], [sent for _, sent in results]
+
+
+def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Collectives by what they do and where, repeated blocks together: name -> sites."""
+    found: dict[str, list[str]] = {}
+    for place in plan.places:
+        for step in place.steps:
+            if step.kind in ("all_reduce", "all_gather"):
+                starred = ".".join("*" if part.isdigit() else part for part in place.module.split("."))
+                found.setdefault(f"{step.kind} at {starred or 'model'} ({place.where} {place.leaf})", []).append(step.name)
+    return {name: tuple(sites) for name, sites in found.items()}
+
+
+def rounding_bound(model: torch.nn.Module, inputs: Inputs, whole: Outputs) -> float:
+    """How far the outputs move when every reduction is off by its own rounding error."""
+    worst = 0.0
+    for draw in range(DRAWS):
+        with Perturbed(seed=draw):
+            worst = max(worst, difference(whole, run_all(model, inputs)))
+    return SAFETY * worst
+
+
+class Perturbed(TorchDispatchMode):
+    """Adds to the result of each reduction noise of the size of its own rounding error."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        length = _reduced_length(func, args, result)
+        if length is None:
+            return result
+        first = result[0] if isinstance(result, tuple) else result
+        if first.is_floating_point() and first.numel():
+            noise = torch.randn(first.shape, generator=self._generator, dtype=torch.float64).to(first.device)
+            size = torch.finfo(first.dtype).eps / 2 * length**0.5 * first.double().square().mean().sqrt()
+            first.add_((noise * size).to(first.dtype))
+        return result
+
+
+def _reduced_length(func: Any, args: Any, result: Any) -> int | None:
+    name = func._opname
+    if name in ("mm", "bmm", "mv", "dot"):
+        return int(args[0].shape[-1])
+    if name in ("addmm", "baddbmm", "addmv"):
+        return int(args[1].shape[-1])
+    if name == "convolution":
+        return int(args[1][0].numel())
+    if name.startswith("_scaled_dot_product"):
+        return int(args[1].shape[-2]) + int(args[0].shape[-1])
+    if name in ("sum", "mean", "native_layer_norm", "native_group_norm"):
+        first = result[0] if isinstance(result, tuple) else result
+        return max(args[0].numel() // max(first.numel(), 1), 2)
+    return None
+
+
+class Widened(TorchFunctionMode):
+    """Every request for float32 or a narrower float becomes one for float64."""
+
+    _NARROW = (torch.float32, torch.float16, torch.bfloat16)
+    _CASTS = {
+        torch.Tensor.float: torch.Tensor.double,
+        torch.Tensor.half: torch.Tensor.double,
+        torch.Tensor.bfloat16: torch.Tensor.double,
+    }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        widen = lambda x: torch.float64 if isinstance(x, torch.dtype) and x in self._NARROW else x  # noqa: E731
+        func = self._CASTS.get(func, func)
+        args = tuple(widen(a) for a in args)
+        return func(*args, **{name: widen(value) for name, value in (kwargs or {}).items()})
+
+
+def _widened_inputs(inputs: Inputs) -> Inputs:
+    def widen(tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            return tree.double() if tree.is_floating_point() else tree
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(widen(item) for item in tree)
+        if isinstance(tree, dict):
+            return {name: widen(item) for name, item in tree.items()}
+        return tree
+
+    args, kwargs = normalize_inputs(inputs)
+    return widen(kwargs) if kwargs else widen(args)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors of this dtype inside the block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

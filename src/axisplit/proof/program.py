@@ -1,0 +1,170 @@
+"""Program matching: the program a rank really issues is the split of the whole program, op for op.
+
+The lowered module is traced like the whole one. Walking both in step, every op of the rank must be the whole model's
+next op, each tensor operand must be the split program's value in the state that the op's strategy needs, every other
+argument must be the rank's own (sizes rewritten by the rule, all else equal), and results must have the rank's shapes.
+Ops of axisplit stand between: each must convert a value from the state it is in along the plan.
+
+    state of the walk: value of the rank's program -> values of the whole program that it is, with their states
+
+So a rewritten attribute that also feeds another op, a counter that starts at 0 on rank 1, or a missing or doubled
+reduction is a mismatch, found at its op.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from axisplit.capture.graph import Graph, Node, Ref
+from axisplit.lower.decision import Decision
+from axisplit.solve.states import PARTIAL, WHOLE
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first op at which a rank's program is not the split program."""
+
+    rank: int
+    node: int | None  # of the whole graph
+    reason: str
+
+    def __str__(self) -> str:
+        return f"rank {self.rank}: {self.reason}"
+
+
+class Walk:
+    """Checks a rank's nodes one by one, as they are issued or afterwards."""
+
+    def __init__(self, decision: Decision, rank: int) -> None:
+        self.decision, self.whole, self.rank = decision, decision.graph, rank
+        self.position = 0
+        self.bound: set[int] = set()
+        self.whole_of: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        self.mismatch: Mismatch | None = None
+
+    def bind(self, value: int, state: str, local: int) -> None:
+        self.bound.add(value)
+        self.whole_of[local].append((value, state))
+
+    def bind_leaves(self, local: Graph) -> None:
+        """Parameters, buffers and inputs are the same by name."""
+        names = {**local.parameters, **local.buffers}
+        for name, value in {**self.whole.parameters, **self.whole.buffers}.items():
+            self.bind(value, self.decision.made_in(value), names[name])
+        inputs = {v.name: v.index for v in local.values if v.origin == "input"}
+        for info in self.whole.values:
+            if info.origin == "input" and info.name in inputs:
+                self.bind(info.index, WHOLE, inputs[info.name])
+
+    def run(self, local: Graph) -> Mismatch | None:
+        """Walk a rank's whole graph. None if it is the split program."""
+        self.bind_leaves(local)
+        for node in local.nodes:
+            if node.op.namespace == "axisplit":
+                self._conversion(node)
+            elif not self._step(node, local):
+                return self.mismatch
+        if self.position != len(self.whole.nodes):
+            missing = self.whole.nodes[self.position]
+            return Mismatch(self.rank, missing.index, f"{missing.name} in {missing.module or 'the model'} is not issued")
+        return self._outputs(local)
+
+    def _conversion(self, node: Node) -> None:
+        """An axisplit op: its result is the same value in another state."""
+        kind = node.op._opname
+        source = next(node.inputs())
+        (output,) = node.outputs
+        for value, state in list(self.whole_of[source]):
+            if kind == "all_reduce" and state in (PARTIAL, "scaled"):
+                self.bind(value, WHOLE, output)
+            elif kind == "scale" and state[0] == "M":
+                self.bind(value, "scaled", output)
+            elif kind == "all_gather" and state[0] == "S":
+                self.bind(value, WHOLE, output)
+            elif kind == "only_first" and state == WHOLE:
+                self.bind(value, PARTIAL, output)
+            elif kind == "take" and state == WHOLE:
+                self._bind_taken(value, node, output)
+            elif kind == "localize" and state == WHOLE:
+                self.bind(value, "localized", output)
+            elif kind == "mask_rows" and state == "looked up":
+                self.bind(value, PARTIAL, output)
+
+    def _bind_taken(self, value: int, node: Node, output: int) -> None:
+        for state in {state for _, _, state in self.decision.uses(value) if state[0] == "S"}:
+            self.bind(value, state, output)
+
+    def _step(self, node: Node, local: Graph) -> bool:
+        if self.position >= len(self.whole.nodes):
+            return self._fail(None, f"{node.name} in {node.module} is issued after the whole program's end")
+        whole = self.whole.nodes[self.position]
+        self.position += 1
+        if node.op is not whole.op:
+            return self._fail(whole, f"{node.name} is issued in {node.module} where {whole.name} belongs")
+        strategy = self.decision.strategy(whole)
+        operands = list(zip(whole.inputs(), node.inputs(), strict=False))
+        if len(list(whole.inputs())) != len(list(node.inputs())):
+            return self._fail(whole, f"{node.name} has another number of operands")
+        for (value, given), state in zip(operands, strategy.inputs, strict=True):
+            wanted = "localized" if state[0] == "I" else state
+            if self.whole.values[value].origin == "constant" and value not in self.bound:
+                self.bind(value, WHOLE, given)
+            if (value, wanted) not in self.whole_of[given]:
+                found = ", ".join(f"%{v} in {s}" for v, s in self.whole_of[given]) or "no value of the split program"
+                return self._fail(whole, f"{node.name} in {node.module} reads {found}, needed %{value} in {wanted}")
+        if not self._same_arguments(whole, node):
+            return False
+        return self._bind_outputs(whole, node, local)
+
+    def _same_arguments(self, whole: Node, node: Node) -> bool:
+        wanted = _filled(whole, self.decision.local_arguments(whole, self.rank))
+        given = _filled(node, node.args)
+        for name, left in wanted.items():
+            if not _same(left, given[name]):
+                return self._fail(whole, f"{node.name} in {node.module} has {name} {given[name]}, needed {left}")
+        return True
+
+    def _bind_outputs(self, whole: Node, node: Node, local: Graph) -> bool:
+        if len(whole.outputs) != len(node.outputs):
+            return self._fail(whole, f"{node.name} in {node.module} has {len(node.outputs)} results")
+        strategy = self.decision.strategy(whole)
+        looks_up = any(state[0] == "I" for state in strategy.inputs)
+        for value, made, state in zip(whole.outputs, node.outputs, strategy.outputs, strict=True):
+            shape = self.decision.local_shape(value, state, self.rank)
+            found = local.values[made].shape
+            if shape != found:
+                return self._fail(whole, f"{node.name} in {node.module} makes {list(found)}, needed {list(shape)}")
+            if self.whole.values[value].dtype != local.values[made].dtype:
+                return self._fail(whole, f"{node.name} in {node.module} makes another dtype")
+            self.bind(value, "looked up" if looks_up else state, made)
+        return True
+
+    def _outputs(self, local: Graph) -> Mismatch | None:
+        given = dict(local.outputs)
+        for path, value in self.whole.outputs:
+            if (value, WHOLE) not in self.whole_of[given.get(path, -1)]:
+                return Mismatch(self.rank, None, f"output {path} is not the whole value")
+        return None
+
+    def _fail(self, node: Node | None, reason: str) -> bool:
+        self.mismatch = Mismatch(self.rank, None if node is None else node.index, reason)
+        return False
+
+
+def _filled(node: Node, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Arguments by name, defaults included (dispatch drops arguments that equal their defaults)."""
+    schema = node.op._schema.arguments
+    found = {a.name: a.default_value if a.has_default_value() else None for a in schema}
+    found.update(zip((a.name for a in schema), args, strict=False))
+    return {**found, **node.kwargs}
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Ref) or isinstance(right, Ref):
+        return isinstance(left, Ref) and isinstance(right, Ref)
+    if isinstance(left, (tuple, list)):
+        same_kind = isinstance(right, (tuple, list)) and len(left) == len(right)
+        return same_kind and all(_same(a, b) for a, b in zip(left, right, strict=True))
+    return bool(type(left) is type(right) or isinstance(left, int) and isinstance(right, int)) and left == right

@@ -1,0 +1,230 @@
+"""The ops that lowered programs contain, `torch.ops.axisplit.*`: (Tensor x, str site) -> Tensor.
+
+| op         | forward                                             | backward              | valid where the output's cotangent is      |
+|------------|-----------------------------------------------------|-----------------------|--------------------------------------------|
+| all_reduce | Partial -> whole: sum over ranks                    | identity              | whole (alike on all ranks)                 |
+| all_gather | split -> whole, by the site's layout                | take of own part      | whole; a Partial one needs reduce_scatter  |
+| take       | whole -> split, no communication                    | all_gather            | split; of indices held twice: whole        |
+| only_first | whole -> Partial: x on rank 0, zeros elsewhere      | identity              | whole                                      |
+| scale      | local mean -> Partial mean: x times rank's weight   | times the same weight | whole                                      |
+| argmax     | logits split over the last dim -> global index      | none (integers)       |                                            |
+
+The valid cotangents are the states of DESIGN 5. all_reduce: y = sum_r x_r, so dL/dx_r = dL/dy on every rank. take: x is
+whole, so each rank's cotangent is the part it took, and dL/dx is their concatenation. only_first: x is whole and y's sum
+over ranks is x, so dL/dx = dL/dy on every rank, also on those that put zeros in. A backward op is issued at the site's
+twin "<site>@backward".
+
+All results are new, contiguous tensors, as the fake implementations say. The ops are functional: a compiler may merge or
+drop equal calls, alike on all ranks as all ranks hold the same program.
+
+argmax moves 8 bytes a row and not the logits: a float32 value and its index in one integer that orders like (value, -index),
+
+    key = (ordered bits of the value) << 32 | (2**32 - 1 - index),     all-reduce by maximum
+
+so the largest value wins, among equals the lowest index, NaN above all, as in torch.argmax. float64 takes two
+reductions, 16 bytes. Example: [1, 4] logits (1, 5 | 5, 2) on 2 ranks: both send the bits of 5.0, with indices 1 and 2;
+2**32 - 2 > 2**32 - 3, so the answer is 1.
+"""
+# ruff: noqa: E501  the table
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from axisplit.errors import LayoutError
+from axisplit.runtime.sites import BACKWARD, BoundSite, lookup
+
+__all__ = ["all_gather", "all_reduce", "argmax", "only_first", "scale", "take"]
+
+_INDEX_MASK = 2**32 - 1
+_LOWEST = torch.iinfo(torch.int64).min
+_ROW_BYTES = 8
+
+Kernel = Callable[[Tensor, str], Tensor]
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _all_reduce(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "all_reduce")
+    bound.count(x.numel() * x.element_size())
+    return _copy(x) if bound.dropped else bound.group.all_reduce_sum(x, site)
+
+
+def _all_gather(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "all_gather")
+    bound.count(bound.index_bytes(x))
+    group, layout, owners = bound.group, bound.the_layout, bound.the_layout.owners()
+    if bound.dropped:
+        return layout.pad(x, group.rank)
+    whole = layout.global_shape(x, group.rank)
+    outer = whole[layout.dim] // layout.period
+    shapes = [list(whole) for _ in range(group.size)]
+    for rank, shape in enumerate(shapes):
+        shape[layout.dim] = outer * owners.local_size(rank)
+    return owners.assemble(group.all_gather(layout.take_owned(x, group.rank), shapes, site))
+
+
+def _take(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "take")
+    bound.count(0)
+    return bound.the_layout.take(x, bound.group.rank)
+
+
+def _only_first(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "only_first")
+    bound.count(0)
+    return _copy(x) if bound.group.rank == 0 else torch.zeros_like(x, memory_format=torch.contiguous_format)
+
+
+def _scale(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "scale")
+    bound.count(0)
+    return x.contiguous() * bound.weight
+
+
+def _argmax(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "argmax")
+    _check_logits(x, bound, site)
+    bound.count(_argmax_bytes(x))
+    value, index = _local_max(x, bound)
+    if bound.dropped:
+        return index.clamp_min(0)
+    if x.dtype == torch.float64:
+        return _reduce_wide(value, index, bound, site)
+    key = torch.where(index < 0, _LOWEST, (_ordered(value.float()) << 32) | (_INDEX_MASK - index))
+    return _INDEX_MASK - (bound.group.all_reduce_max(key, site) & _INDEX_MASK)
+
+
+def _argmax_bytes(x: Tensor) -> int:
+    return prod(x.shape[:-1]) * (2 * _ROW_BYTES if x.dtype == torch.float64 else _ROW_BYTES)
+
+
+def _check_logits(x: Tensor, bound: BoundSite, site: str) -> None:
+    layout, rank = bound.the_layout, bound.group.rank
+    share = layout.local_size(rank)
+    if not x.is_floating_point() or layout.dim not in (-1, x.ndim - 1) or x.shape[-1] != share:
+        raise LayoutError(
+            "argmax over a split dim needs this rank's share of float logits in the last dim",
+            where=site,
+            got=f"{x.dtype} {list(x.shape)}, a layout of dim {layout.dim}",
+            needed=f"floats, dim -1 of size {share}",
+        )
+
+
+def _local_max(x: Tensor, bound: BoundSite) -> tuple[Tensor, Tensor]:
+    """The largest value of each row and its global index; index -1 on a rank that holds no logits."""
+    layout, rank = bound.the_layout, bound.group.rank
+    held = layout.ranges[rank]
+    if not held:
+        shape = x.shape[:-1]
+        return x.new_full(shape, -torch.inf), torch.full(shape, -1, dtype=torch.int64, device=x.device)
+    value, index = x.max(dim=-1)
+    globally = torch.cat([torch.arange(a, b, device=x.device) for a, b in held]) if len(held) > 1 else None
+    return value, index + held[0][0] if globally is None else globally[index]
+
+
+def _ordered(value: Tensor) -> Tensor:
+    """int64 that order as the floats do: NaN above infinity, and -0.0 equal to 0.0."""
+    wide = value.dtype == torch.float64
+    bits = (value + 0.0).view(torch.int64 if wide else torch.int32)
+    top = torch.iinfo(bits.dtype).max
+    ordered = torch.where(bits < 0, bits ^ top, bits)
+    return torch.where(value.isnan(), top, ordered).to(torch.int64)
+
+
+def _reduce_wide(value: Tensor, index: Tensor, bound: BoundSite, site: str) -> Tensor:
+    key = torch.where(index < 0, _LOWEST, _ordered(value))
+    best = bound.group.all_reduce_max(key, site)
+    mine = (key == best) & (index >= 0)
+    return -bound.group.all_reduce_max(torch.where(mine, -index, -(2**62)), site)
+
+
+def _count_fake(bound: BoundSite, volume: int) -> None:
+    if bound.count_fake:
+        bound.count(volume)
+
+
+def _fake_all_reduce(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "all_reduce")
+    _count_fake(bound, x.numel() * x.element_size())
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake_all_gather(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "all_gather")
+    _count_fake(bound, bound.index_bytes(x))
+    return x.new_empty(bound.the_layout.global_shape(x, bound.group.rank))
+
+
+def _fake_take(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "take")
+    _count_fake(bound, 0)
+    return x.new_empty(bound.the_layout.local_shape(x.shape, bound.group.rank))
+
+
+def _fake_only_first(x: Tensor, site: str) -> Tensor:
+    _count_fake(lookup(site, "only_first"), 0)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake_scale(x: Tensor, site: str) -> Tensor:
+    _count_fake(lookup(site, "scale"), 0)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake_argmax(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "argmax")
+    _check_logits(x, bound, site)
+    _count_fake(bound, _argmax_bytes(x))
+    return x.new_empty(x.shape[:-1], dtype=torch.int64)
+
+
+def _remember_twin(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.twin = inputs[1] + BACKWARD
+
+
+def _identity_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return grad, None
+
+
+def _all_gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return take(grad, ctx.twin), None
+
+
+def _take_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return all_gather(grad, ctx.twin), None
+
+
+def _scale_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return scale(grad, ctx.twin), None
+
+
+_library = torch.library.Library("axisplit", "DEF")  # type: ignore[no-untyped-call]
+
+
+def _define(name: str, kernel: Kernel, fake: Kernel, backward: Callable[..., Any] | None) -> OpOverload[..., Tensor]:
+    """One op with its three implementations; `torch.library.custom_op` costs twice as much a call."""
+    _library.define(f"{name}(Tensor x, str site) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    _library.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"axisplit::{name}", fake, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(f"axisplit::{name}", backward, setup_context=_remember_twin, lib=_library)
+    overload: OpOverload[..., Tensor] = getattr(torch.ops.axisplit, name).default
+    return overload
+
+
+all_reduce = _define("all_reduce", _all_reduce, _fake_all_reduce, _identity_backward)
+all_gather = _define("all_gather", _all_gather, _fake_all_gather, _all_gather_backward)
+take = _define("take", _take, _fake_take, _take_backward)
+only_first = _define("only_first", _only_first, _fake_only_first, _identity_backward)
+scale = _define("scale", _scale, _fake_scale, _scale_backward)
+argmax = _define("argmax", _argmax, _fake_argmax, None)

@@ -1,0 +1,216 @@
+"""Derived axes -> Problem: enumerate splits, strategies and conversions, with their costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+from axisplit.axes.derive import Derived
+from axisplit.axes.expression import Axis
+from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
+from axisplit.solve.problem import Conversion, Instance, Problem
+from axisplit.solve.shards import held_by, layout_of, local_length
+from axisplit.solve.splits import Split, make_split
+from axisplit.solve.states import PARTIAL, WHOLE, split_state, strategies
+from axisplit.solve.ties import Ties
+
+VARIANT_WEIGHT = 0.0  # masked variants of a phase must run, but are not what the bytes are minimised for
+LOCAL_STEP, MID_FORWARD = 0.1, 0.3  # efforts: a slice; a place that is not a module's input or output
+
+
+@dataclass
+class Search:
+    """What the problem was built from, kept to read its solution."""
+
+    derived: Derived
+    ties: Ties
+    num_ranks: int
+    splits: dict[str, Split]
+    forbidden: frozenset[tuple[str, ...]] = frozenset()
+    returned: set[int] = field(default_factory=set)  # values that some module returns
+    given: set[int] = field(default_factory=set)  # values that some module is called with
+    computed: set[int] = field(default_factory=set)  # values computed by an expression that can be wrapped
+    wrapped: set[tuple[int, int]] = field(default_factory=set)  # (node, operand position) that can be wrapped
+
+    @property
+    def keys(self) -> dict[Axis, str]:
+        return self.ties.axis
+
+
+def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> dict[str, Split]:
+    """Candidate splits: every axis that occurs in a parameter, alone where it is long enough, else with an axis beside
+    it in some parameter's dim."""
+    sizes = {ties.axis[leaf]: leaf.size for leaf in ties.axis}
+    found: dict[str, Split] = {}
+    for key, size in sizes.items():
+        name = ties.axis_name[key]
+        split = make_split(name, (key,), (size,), num_ranks, uneven)
+        if split is not None:
+            found[name] = split
+    for first, second in sorted(_neighbours(derived, ties)):
+        if sizes[first] >= num_ranks and (uneven or sizes[first] % num_ranks == 0):
+            continue
+        name = f"{ties.axis_name[first]} x {ties.axis_name[second]}"
+        split = make_split(name, (first, second), (sizes[first], sizes[second]), num_ranks, uneven)
+        if split is not None:
+            found[name] = split
+    return found
+
+
+def _neighbours(derived: Derived, ties: Ties) -> set[tuple[str, str]]:
+    """Pairs of axes (outer, inner) that multiply in some parameter's dim."""
+    pairs = set()
+    for value in ties.parameter:
+        for axis in derived.dims[value]:
+            for segment in derived.axes.segments(axis):
+                keys = [[ties.axis.get(leaf) for leaf in derived.axes.leaves(f)] for f in derived.axes.factors(segment)]
+                for i, outer in enumerate(keys):
+                    for inner in keys[i + 1 :]:
+                        pairs |= {(a, b) for a in outer for b in inner if a is not None and b is not None and a != b}
+    return pairs
+
+
+def build_problem(search: Search) -> Problem:
+    """Every choice and its cost; which parameters must be split is added by the policy."""
+    derived, ties, graph = search.derived, search.ties, search.derived.graph
+    problem = Problem()
+    splits = [split for split in search.splits.values()]
+    for node in graph.nodes:
+        key = ties.node[node.index]
+        options = {s.name: s for s in strategies(derived, node, ties.axis, splits)}
+        options = {name: s for name, s in options.items() if ("run", key, name) not in search.forbidden}
+        operands = tuple(ties.value[v] for v in node.inputs())
+        outputs = tuple(ties.value[v] for v in node.outputs)
+        problem.instances.setdefault(key, []).append(Instance(operands, outputs, options))
+    for value in graph.values:
+        if value.origin != "node":
+            problem.held.setdefault(ties.value[value.index], _stored_states(search, value.index))
+    problem.wanted = {ties.value[v] for _, v in graph.outputs}
+    _add_conversions(search, problem)
+    return problem
+
+
+def _stored_states(search: Search, value: int) -> list[str]:
+    """States a parameter or buffer can be loaded in; inputs and constants arrive whole."""
+    info = search.derived.graph.values[value]
+    if info.origin not in ("parameter", "buffer"):
+        return [WHOLE]
+    states = [WHOLE]
+    for split in search.splits.values():
+        if layout_of(search.derived, value, split, search.keys) is not None:
+            states.append(split_state(split.name))
+    if info.origin == "parameter":
+        states.append(PARTIAL)
+    return states
+
+
+def _add_conversions(search: Search, problem: Problem) -> None:
+    graph, ties = search.derived.graph, search.ties
+    produced, needed = _states_in_play(problem)
+    total: dict[tuple[str, str, str], list[Conversion]] = defaultdict(list)
+    phase = {output: node.phase for node in graph.nodes for output in node.outputs}
+    for value in graph.values:
+        key = ties.value[value.index]
+        if value.origin in ("parameter", "buffer") or key not in needed:
+            continue
+        for source in produced[key]:
+            for target in needed[key]:
+                if source != target and ("convert", key, source, target) not in search.forbidden:
+                    conversion = _conversion(search, value.index, source, target)
+                    if conversion is not None:
+                        variant = " " in phase.get(value.index, value.name)
+                        weight = VARIANT_WEIGHT if variant else 1.0
+                        total[key, source, target].append(replace(conversion, bytes=conversion.bytes * weight))
+    members: dict[str, int] = defaultdict(int)
+    for value in graph.values:
+        members[ties.value[value.index]] += 1
+    for key, found in total.items():
+        if len(found) == members[key[0]]:  # every instance can
+            problem.conversions[key] = Conversion(
+                found[0].steps,
+                sum(c.bytes for c in found),
+                sum(c.collectives for c in found),
+                sum(c.effort for c in found),
+            )
+
+
+def _states_in_play(problem: Problem) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    produced: dict[str, set[str]] = defaultdict(set)
+    needed: dict[str, set[str]] = defaultdict(set)
+    for instances in problem.instances.values():
+        for instance in instances:
+            for strategy in instance.strategies.values():
+                for value, state in zip(instance.outputs, strategy.outputs, strict=True):
+                    produced[value].add(state)
+                for value, state in zip(instance.operands, strategy.inputs, strict=True):
+                    needed[value].add(state)
+    for value, states in problem.held.items():
+        produced[value].update(states)
+    for value in problem.wanted:
+        needed[value].add(WHOLE)
+    return produced, needed
+
+
+def _conversion(search: Search, value: int, source: str, target: str) -> Conversion | None:
+    """How one value gets from one state to another. Nothing becomes a weighted partial, and indices stay indices."""
+    if target[0] == "M" or source[0] == "I":
+        return None
+    steps: list[str] = []
+    if source == PARTIAL or source[0] == "M":
+        steps.append("all_reduce")
+    elif source[0] == "S":
+        if _layout(search, value, source) is None:
+            return None
+        steps.append("all_gather")
+    if target[0] == "S":
+        if _layout(search, value, target) is None:
+            return None
+        steps.append("take")
+    elif target == PARTIAL:
+        steps.append("only_first")
+    elif target[0] == "I":
+        steps.append("localize")
+    moved = conversion_bytes(search, value, source)
+    if not _has_place(search, value):
+        return None
+    natural = value in search.given or (value in search.returned and source != WHOLE)
+    place = 0.0 if natural else MID_FORWARD
+    collectives = sum(step.startswith("all_") for step in steps)
+    return Conversion(tuple(steps), moved, collectives, place * len(steps) + LOCAL_STEP * (len(steps) - collectives))
+
+
+def _has_place(search: Search, value: int) -> bool:
+    """Whether the running Python can be reached where the value is returned, passed on, computed or read."""
+    if value in search.given or value in search.returned or value in search.computed:
+        return True
+    graph = search.derived.graph
+    reads = [(n, p) for n in graph.uses.get(value, ()) for p, v in enumerate(graph.nodes[n].inputs()) if v == value]
+    return all(read in search.wrapped for read in reads)
+
+
+def _layout(search: Search, value: int, state: str) -> object:
+    return layout_of(search.derived, value, search.splits[state[2:]], search.keys)
+
+
+def conversion_bytes(search: Search, value: int, source: str) -> float:
+    """Bytes the busiest rank sends to make a value whole from a state."""
+    info = search.derived.graph.values[value]
+    if source == WHOLE:
+        return 0.0
+    if source == PARTIAL or source[0] == "M":
+        return all_reduce_bytes(info.bytes, search.num_ranks)
+    shares = share_bytes(search, value, source)
+    return max(all_gather_bytes(shares, rank) for rank in range(search.num_ranks))
+
+
+def share_bytes(search: Search, value: int, state: str) -> list[int]:
+    """Bytes each rank holds of a value in a split state."""
+    derived, split = search.derived, search.splits[state[2:]]
+    shares = []
+    for rank in range(search.num_ranks):
+        held = held_by(split, search.keys, rank)
+        size = derived.graph.values[value].dtype.itemsize
+        for axis in derived.dims[value]:
+            size *= local_length(derived.axes, axis, held)
+        shares.append(size)
+    return shares

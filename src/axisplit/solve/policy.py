@@ -1,0 +1,163 @@
+"""What must be split: the purpose that makes "fewest bytes" a question (no split at all moves nothing).
+
+Every parameter of two or more dims that has an axis to split is split. Left free to follow or stay whole are
+
+    small     the smallest ones that together hold under 1% of the parameter bytes
+    kept      those the user names
+    lone      those whose split nobody shares: no axis of theirs is closed, and splitting them costs at least what it
+              would cost to split them alone
+
+An axis is closed if no op needs all of it and no mean is taken over it: split, it runs from op to op until sums reduce
+it (ffn, heads, vocab). A parameter without a closed axis (the single key head of multi-query attention, a low-rank
+projection in front of a norm, a router) can only be split by a collective of its own in the middle of a block. Whether
+that is so is measured, by solving once with and once without it: if its split rides on collectives that are there
+anyway (mamba's x_proj, q_proj before olmo2's norm), it is split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+
+from axisplit.solve.build import Search, build_problem, conversion_bytes, share_bytes
+from axisplit.solve.problem import Problem, Solution, common_strategies, solve_problem
+from axisplit.solve.states import PARTIAL, WHOLE
+
+SMALL_FRACTION = 0.01
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A solution and, for each parameter class left whole on purpose, why."""
+
+    solution: Solution
+    problem: Problem
+    whole_reasons: dict[str, str]
+
+
+def choose(search: Search, keep: tuple[str, ...] = (), memory_per_rank: float | None = None) -> Choice | None:
+    """The best plan's decisions; None if a memory bound cannot be met."""
+    problem = build_problem(search)
+    reasons = _apply_keep(search, problem, keep)
+    sizes = _class_bytes(search)
+    problem.shares = _shares(search, problem)
+    if memory_per_rank is not None:
+        problem.memory = memory_per_rank
+        solution = solve_problem(problem)
+        return None if solution is None else Choice(solution, problem, reasons)
+    candidates = _splittable(search, problem, reasons)
+    reasons.update(_small(sizes, candidates, reasons))
+    must = {n: (float(sizes[n]), _truly_split(search, problem, n, sizes[n])) for n in candidates if n not in reasons}
+    problem.must_split = must
+    solution = solve_problem(problem)
+    assert solution is not None, "a problem without a memory bound always has the whole model as a solution"
+    for name in sorted(must, key=lambda n: (sizes[n], n)):
+        if solution.state[name] not in must[name][1] or _has_closed_axis(search, problem, name):
+            continue
+        rest = {n: b for n, b in problem.must_split.items() if n != name}
+        relaxed = solve_problem(replace(problem, must_split=rest))
+        assert relaxed is not None
+        price = _lone_price(search, problem, name)
+        if solution.bytes - relaxed.bytes >= 0.999 * price > 0:
+            problem.must_split, solution = rest, relaxed
+            reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
+    return Choice(solution, problem, reasons)
+
+
+def _apply_keep(search: Search, problem: Problem, keep: tuple[str, ...]) -> dict[str, str]:
+    reasons = {}
+    for name, value in search.derived.graph.parameters.items():
+        for pattern in keep:
+            if fnmatch(name, pattern):
+                key = search.ties.value[value]
+                problem.held[key] = [WHOLE]
+                reasons[key] = f"kept whole as asked (--keep {pattern!r})"
+    return reasons
+
+
+def _class_bytes(search: Search) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for value in set(search.derived.graph.parameters.values()):
+        key = search.ties.value[value]
+        sizes[key] = sizes.get(key, 0) + search.derived.graph.values[value].bytes
+    return sizes
+
+
+def _splittable(search: Search, problem: Problem, kept: dict[str, str]) -> list[str]:
+    """Classes of parameters of two or more dims for which some op offers a split that can be stored."""
+    offered: set[tuple[str, str]] = set()
+    for instances in problem.instances.values():
+        names = common_strategies(instances)
+        for instance in instances:
+            for name in names:
+                offered |= set(zip(instance.operands, instance.strategies[name].inputs, strict=True))
+    found = []
+    for value in dict.fromkeys(search.derived.graph.parameters.values()):
+        key = search.ties.value[value]
+        deep = len(search.derived.graph.values[value].shape) > 1
+        if deep and key not in kept and any((key, state) in offered for state in problem.held[key] if state[0] == "S"):
+            found.append(key)
+    return list(dict.fromkeys(found))
+
+
+def _small(sizes: dict[str, int], candidates: list[str], kept: dict[str, str]) -> dict[str, str]:
+    budget, used, found = SMALL_FRACTION * sum(sizes.values()), 0, {}
+    for name in sorted(candidates, key=lambda n: (sizes[n], n)):
+        used += sizes[name]
+        if used > budget:
+            break
+        found[name] = f"small ({sizes[name]:,} bytes): free to follow its neighbours"
+    return found
+
+
+def _shares(search: Search, problem: Problem) -> dict[tuple[str, str], float]:
+    shares: dict[tuple[str, str], float] = {}
+    for value in set(search.derived.graph.parameters.values()):
+        key = search.ties.value[value]
+        for state in problem.held[key]:
+            whole = state in (WHOLE, PARTIAL)
+            size = search.derived.graph.values[value].bytes if whole else max(share_bytes(search, value, state))
+            shares[key, state] = shares.get((key, state), 0.0) + size
+    return shares
+
+
+def _truly_split(search: Search, problem: Problem, name: str, size: int) -> frozenset[str]:
+    """States in which no rank holds more than halfway between an even share and all: splitting one segment of a packed
+    matrix is not splitting the matrix."""
+    most = size * (1 + 1 / search.num_ranks) / 2
+    return frozenset(s for s in problem.held[name] if s[0] == "S" and problem.shares[name, s] <= most)
+
+
+def _has_closed_axis(search: Search, problem: Problem, name: str) -> bool:
+    open_axes = _open_axes(search)
+    value = next(v for v, key in search.ties.parameter.items() if key == name)
+    axes = {search.keys[leaf] for leaf in search.derived.leaves(value) if leaf in search.keys}
+    stored = {s[2:] for s in problem.held[name] if s[0] == "S"}
+    return any(not set(search.splits[s].axes) & open_axes and set(search.splits[s].axes) & axes for s in stored)
+
+
+def _open_axes(search: Search) -> set[str]:
+    """Axes that some op needs whole or takes a mean over."""
+    found = set()
+    for law in search.derived.laws:
+        for axis in law.whole + (law.reduce if law.mean else []):
+            found |= {search.keys[leaf] for leaf in search.derived.axes.leaves(axis) if leaf in search.keys}
+    return found
+
+
+def _lone_price(search: Search, problem: Problem, name: str) -> float:
+    """Bytes to split a parameter and make the result whole at once: the least over its ops' strategies."""
+    graph, ties = search.derived.graph, search.ties
+    total = 0.0
+    for value in {v for v in graph.parameters.values() if ties.value[v] == name}:
+        for index in graph.uses.get(value, ()):
+            node = graph.nodes[index]
+            position = list(node.inputs()).index(value)
+            prices = [
+                sum(conversion_bytes(search, o, s) for o, s in zip(node.outputs, strategy.outputs, strict=True))
+                for instance in problem.instances[ties.node[index]]
+                for strategy in instance.strategies.values()
+                if position < len(strategy.inputs) and strategy.inputs[position].startswith("S:")
+            ]
+            total += min(prices, default=0.0)
+    return total

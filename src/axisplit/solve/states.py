@@ -1,0 +1,94 @@
+"""How a value is held by the ranks, what moving between the ways costs, and each op's ways to run.
+
+    R       whole on every rank
+    S:t     split: each rank holds its ranges of split t's axes
+    P       partial: the value is the sum over ranks
+    M:t     weighted partial: the value is the weighted sum over ranks (means over their own parts of split t)
+    I:t     indices into split t's axis, made local to the rank's range (for table look-ups)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from axisplit.axes.derive import Derived
+from axisplit.axes.expression import Axis
+from axisplit.axes.law import Law
+from axisplit.capture.graph import Node
+from axisplit.solve.splits import Split
+
+WHOLE, PARTIAL = "R", "P"
+
+
+def split_state(split: str) -> str:
+    return f"S:{split}"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to run a node: the state of every operand and of every output."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    split: str = ""  # the split under which the op runs on parts, "" if none
+
+
+def strategies(derived: Derived, node: Node, axis_keys: dict[Axis, str], splits: list[Split]) -> list[Strategy]:
+    """All legal ways to run a node."""
+    law = derived.laws[node.index]
+    operands = list(node.inputs())
+    here = [_keys(derived, derived.dims[v], axis_keys) for v in operands]
+    there = [_keys(derived, derived.dims[v], axis_keys) for v in node.outputs]
+    whole = _keys(derived, law.whole, axis_keys)
+    reduced = _keys(derived, law.reduce, axis_keys)
+    found = [Strategy("whole", (WHOLE,) * len(operands), (WHOLE,) * len(node.outputs))]
+    touched = set().union(*here, *there)
+    for split in splits:
+        axes = set(split.axes)
+        if not axes & touched or axes & whole:
+            continue
+        strategy = _split_strategy(law, split, axes, here, there, reduced & axes)
+        if strategy is not None:
+            found.append(strategy)
+    for number, group in enumerate(law.linear):
+        inputs = tuple(PARTIAL if position in group else WHOLE for position in range(len(operands)))
+        if any(state == PARTIAL for state in inputs):
+            found.append(Strategy(f"partial {number}", inputs, (PARTIAL,) * len(node.outputs)))
+    return found
+
+
+def _split_strategy(
+    law: Law, split: Split, axes: set[str], here: list[set[str]], there: list[set[str]], reduced: set[str]
+) -> Strategy | None:
+    """The op on parts. An axis that leaves without being reduced was cut away (a slice): what stays is whole."""
+    state = split_state(split.name)
+    inputs = []
+    for position, keys in enumerate(here):
+        if keys & axes:
+            inputs.append(state)
+        elif position in law.additive and reduced:
+            inputs.append(PARTIAL)
+        else:
+            inputs.append(WHOLE)
+    if not reduced:
+        outputs = tuple(state if keys & axes else WHOLE for keys in there)
+        return Strategy(f"split {split.name}", tuple(inputs), outputs, split.name)
+    if any(keys & axes for keys in there) or not _covers(split, reduced):
+        return None
+    if law.lookup is not None:
+        inputs[1] = f"I:{split.name}"
+    output = f"M:{split.name}" if law.mean else PARTIAL
+    return Strategy(f"split {split.name}", tuple(inputs), (output,) * len(there), split.name)
+
+
+def _covers(split: Split, axes: set[str]) -> bool:
+    """Whether the ranks' ranges of just these axes still count every index once (no two ranks hold the same)."""
+    held = [tuple(split.range_of(axis, rank) for axis in split.axes if axis in axes) for rank in range(len(split.boxes))]
+    return len(set(held)) == len(held)
+
+
+def _keys(derived: Derived, axes: Sequence[Axis], axis_keys: dict[Axis, str]) -> set[str]:
+    found = {axis_keys.get(leaf) for axis in axes for leaf in derived.axes.leaves(axis)}
+    return {key for key in found if key is not None}

@@ -1,0 +1,113 @@
+"""Which parts of a graph are the same part repeated, so that one decision serves all of them.
+
+Children of a container that hold the same parameters and issue the same ops are one class: their nodes, values,
+parameters and axes share keys, and with them the variables of the problem. Equal single layers in a row
+(`Sequential(Linear, GELU, Linear)`) are not blocks and stay apart. So do the phases (prefill, decode): what one
+expression of one module does is decided once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from axisplit.axes.derive import Derived
+from axisplit.axes.expression import Axis
+from axisplit.capture.graph import Graph
+
+
+@dataclass
+class Ties:
+    """Keys under which equal things share a decision."""
+
+    node: list[str]
+    value: dict[int, str]
+    axis: dict[Axis, str]  # leaves that occur in parameters
+    axis_name: dict[str, str]
+    parameter: dict[int, str]
+
+
+def find_ties(derived: Derived) -> Ties:
+    graph = derived.graph
+    canonical = _canonical_blocks(graph)
+    nodes = _node_keys(graph, canonical)
+    parameter = {v: _canonical_name(name, canonical) for name, v in reversed(list(_named(graph).items()))}
+    values: dict[int, str] = {}
+    for value in graph.values:
+        name = value.name.rpartition(":")[2] if value.origin == "input" else str(value.index)
+        values[value.index] = parameter.get(value.index, f"{value.origin}:{name}")
+    for node in graph.nodes:
+        for position, output in enumerate(node.outputs):
+            values[output] = f"{nodes[node.index]}.{position}"
+    axis, names = _axis_keys(derived, parameter)
+    return Ties(nodes, values, axis, names, parameter)
+
+
+def _named(graph: Graph) -> dict[str, int]:
+    return {**graph.buffers, **graph.parameters}
+
+
+def _canonical_blocks(graph: Graph) -> dict[str, str]:
+    """Path of each repeated block -> its canonical path, e.g. `layers.3` -> `layers.*`; classes that differ in what
+    they hold or issue get different stars."""
+    work: dict[str, list[str]] = defaultdict(list)
+    for node in graph.nodes:
+        parts = node.module.split(".")
+        shapes = [graph.values[v].shape for v in node.outputs]
+        for depth, part in enumerate(parts):
+            if part.isdigit():
+                block = ".".join(parts[: depth + 1])
+                work[block].append(f"{node.phase}|{'.'.join(parts[depth + 1 :])}|{node.name}|{shapes}")
+    holds: dict[str, list[str]] = defaultdict(list)
+    for name, value in _named(graph).items():
+        parts = name.split(".")
+        for depth, part in enumerate(parts):
+            if part.isdigit() and len(parts) > depth + 2:
+                holds[".".join(parts[: depth + 1])].append(f"{parts[depth + 1 :]}{graph.values[value].shape}")
+    classes: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = defaultdict(list)
+    for block, ops in work.items():
+        if holds.get(block):
+            classes[block.rpartition(".")[0], tuple(ops), tuple(sorted(holds[block]))].append(block)
+    canonical: dict[str, str] = {}
+    seen: dict[str, int] = defaultdict(int)
+    for (container, *_), blocks in classes.items():
+        seen[container] += 1
+        star = "*" if seen[container] == 1 else f"*{seen[container]}"
+        if len(blocks) > 1:
+            canonical.update(dict.fromkeys(blocks, star))
+    return canonical
+
+
+def _canonical_name(name: str, canonical: dict[str, str]) -> str:
+    parts = name.split(".")
+    return ".".join(canonical.get(".".join(parts[: i + 1]), part) for i, part in enumerate(parts))
+
+
+def _node_keys(graph: Graph, canonical: dict[str, str]) -> list[str]:
+    """An op's key is the expression that issued it in the module that ran it: in every phase, in every repeated block,
+    at every turn of a loop. That is what a change to the running program can tell apart."""
+    files: dict[str, int] = {}
+    keys = []
+    for node in graph.nodes:
+        places = [
+            f"{files.setdefault(f.code.co_filename, len(files))}:{f.code.co_firstlineno}:{f.code.co_name}:{f.instruction}"
+            for f in node.frames
+        ]
+        keys.append(f"{_canonical_name(node.module, canonical)}|{node.name}|{' '.join(places)}")
+    return keys
+
+
+def _axis_keys(derived: Derived, parameter: dict[int, str]) -> tuple[dict[Axis, str], dict[str, str]]:
+    """Leaves keyed by where they occur in parameters, under canonical names; the first occurrence names them."""
+    occurrences: dict[Axis, set[tuple[str, int, int]]] = defaultdict(set)
+    for value, name in parameter.items():
+        for dim, axis in enumerate(derived.dims[value]):
+            for position, leaf in enumerate(derived.axes.leaves(axis)):
+                if leaf.size > 1:
+                    occurrences[leaf].add((name, dim, position))
+    keys = {leaf: repr(sorted(found)) for leaf, found in occurrences.items()}
+    names = {}
+    for leaf, found in occurrences.items():
+        name, dim, position = min(found)
+        names[keys[leaf]] = f"{name}[{dim}]" + (f".{position}" if position else "")
+    return keys, names
