@@ -1,11 +1,12 @@
 """The ops: simulated and real ranks give the same bits and bytes; drops, argmax, fakes, gradients."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -86,6 +87,22 @@ def test_simulated_and_real_ranks_agree_bit_for_bit_and_byte_for_byte(pool: Rank
             assert torch.equal(value, simulated[rank][0][name]), name
 
 
+def changes_modes(rank: int, world_size: int) -> None:
+    group, x = ProcessGroup(None), torch.ones(2, requires_grad=True)
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with mode():
+            total = group.all_reduce_sum(x, "m/s")
+            assert total.tolist() == [world_size] * 2
+            assert not total.requires_grad
+            gathered = group.all_gather(x * rank, [[2]] * world_size)
+            group.all_gather(x * 9, [[2]] * world_size)
+            assert [part.tolist() for part in gathered] == [[r, r] for r in range(world_size)]
+
+
+def test_kept_buffers_serve_every_mode_and_never_show_in_results(pool: RankPool) -> None:
+    pool.run(changes_modes)
+
+
 @pytest.mark.parametrize("n", [2, 3])
 def test_counted_bytes_are_the_formulae(n: int) -> None:
     whole_bytes = 2 * 9 * (4 + 2 + 1)
@@ -139,7 +156,15 @@ def test_dropped_collectives_keep_shapes_and_lose_the_others_parts() -> None:
     simulate(3, run)
 
 
+NEGATIVE_NAN = math.copysign(math.nan, -1.0)
+FIRST = Layout.of_sizes(-1, (4, 0, 5))
+
+
 @settings(max_examples=60)
+@example(torch.float32, [[-1.0, -0.0, -1.0, -1.0, 0.0, -1.0, -1.0, -1.0, -1.0]], FIRST)
+@example(torch.float64, [[-1.0, -0.0, -1.0, -1.0, 0.0, -1.0, -1.0, -1.0, -1.0]], FIRST)
+@example(torch.float32, [[1.0, NEGATIVE_NAN, 1.0, 1.0, math.inf, 1.0, math.nan, 1.0, 1.0]], FIRST)
+@example(torch.float64, [[1.0, 1.0, 1.0, 1.0, math.inf, 1.0, NEGATIVE_NAN, 1.0, 1.0]], FIRST)
 @given(
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
     st.lists(
@@ -147,7 +172,7 @@ def test_dropped_collectives_keep_shapes_and_lose_the_others_parts() -> None:
                  min_size=9, max_size=9),
         min_size=1, max_size=3,
     ),
-    st.sampled_from([Layout.of_sizes(-1, (4, 0, 5)), Layout(-1, 9, (((0, 1), (5, 9)), ((1, 2),), ((2, 5),)))]),
+    st.sampled_from([FIRST, Layout(-1, 9, (((0, 1), (5, 9)), ((1, 2),), ((2, 5),)))]),
 )  # fmt: skip
 def test_argmax_takes_the_first_of_equals_and_nan_above_all(
     dtype: torch.dtype, rows: list[list[float]], layout: Layout

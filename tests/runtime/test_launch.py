@@ -50,6 +50,15 @@ def is_killed(rank: int, world_size: int) -> None:
     dist.barrier()
 
 
+def leaves_before_it_raises(rank: int, world_size: int) -> None:
+    dist.barrier()
+    if rank == 1:
+        dist.destroy_process_group()
+        time.sleep(0.3)
+        raise LookupError("the cause")
+    dist.barrier()
+
+
 def is_late(rank: int, world_size: int) -> None:
     if rank == 0:
         time.sleep(60)
@@ -87,6 +96,7 @@ def test_a_stream_that_is_closed_ends_its_ranks() -> None:
     ("target", "text"),
     [
         (raises, ["rank 1 of 2 failed", "LookupError: the cause", "in raises"]),
+        (leaves_before_it_raises, ["rank 1 of 2 failed", "LookupError: the cause", "rank 0: "]),
         (is_killed, ["rank 1 of 2 failed", "exit code -9 (SIGKILL)", "rank 0:"]),
     ],
 )
@@ -97,7 +107,7 @@ def test_a_failing_rank_is_named_within_seconds(pool2: RankPool, target: Any, te
     assert time.monotonic() - start < 5
     for part in text:
         assert part in str(caught.value)
-    assert isinstance(caught.value.__cause__, LookupError if target is raises else type(None))
+    assert isinstance(caught.value.__cause__, type(None) if target is is_killed else LookupError)
     assert pool2.run(facts, 0)[0][0] == 1  # the pool starts anew
 
 
@@ -225,7 +235,9 @@ def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:
                 next(stream)
         """)
     )
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=_environment())
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=_environment(tmp_path)
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
@@ -235,6 +247,7 @@ def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{child}").exists() and time.monotonic() < ends:
         time.sleep(0.05)
     assert not Path(f"/proc/{child}").exists()
+    assert not list(tmp_path.glob("axisplit-*"))
 
 
 @pytest.mark.slow
@@ -267,5 +280,5 @@ def test_run_script_is_torchrun_on_loopback(tmp_path: Path, capfd: pytest.Captur
         run_script(2, str(tmp_path / "none.py"))
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+def _environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}

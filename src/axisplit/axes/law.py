@@ -46,6 +46,8 @@ class Law:
     linear: tuple[frozenset[int], ...] = ()
     additive: frozenset[int] = frozenset()
     rewrites: dict[int, Callable[[LocalSize], Any]] = field(default_factory=dict)  # argument position -> local value
+    no_effect: dict[str, Callable[[LocalSize], bool]] = field(default_factory=dict)  # argument -> when it changes nothing
+    multiples: list[tuple[Axis, int]] = field(default_factory=list)  # parts the kernel takes only in multiples
     reason: str = ""  # why axes are needed whole, in words
 
 
@@ -72,6 +74,13 @@ class NodeView:
             return self.node.args[position]
         name = self.node.op._schema.arguments[position].name
         return self.node.kwargs.get(name, self._defaults[position])
+
+    def constant(self, argument: Ref) -> tuple[int, ...] | None:
+        """The numbers of a small integer tensor that is written in the model's Python, if it is one."""
+        return self._graph.values[argument.value].constant
+
+    def dtype_bytes(self, argument: Ref) -> int:
+        return self._graph.values[argument.value].dtype.itemsize
 
     def has(self, name: str) -> bool:
         return name in self._names

@@ -47,6 +47,7 @@ class Value:
     dtype: torch.dtype
     origin: Origin
     name: str = ""
+    constant: tuple[int, ...] | None = None  # numbers of a small integer tensor written in the model's Python
 
     @property
     def bytes(self) -> int:

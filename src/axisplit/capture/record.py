@@ -109,7 +109,9 @@ class Recorder:
 
     def _new_value(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:
         index = len(self.recording.values)
-        self.recording.values.append(Value(index, tuple(int(s) for s in tensor.shape), tensor.dtype, origin, name))
+        shape = tuple(int(s) for s in tensor.shape)
+        constant = _numbers(tensor) if origin == "constant" else None
+        self.recording.values.append(Value(index, shape, tensor.dtype, origin, name, constant))
         return index
 
     def _version(self, tensor: torch.Tensor) -> int:
@@ -348,6 +350,15 @@ _ALIAS: Any = ("alias", (), {}, 0)
 
 def _storage_key(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _numbers(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The numbers of a small integer vector, where they are known."""
+    known = tensor.constant if isinstance(tensor, FakeTensor) else tensor
+    if known is None or known.is_floating_point() or known.dim() > 1 or known.numel() > 16 or known.dtype == torch.bool:
+        return None
+    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        return tuple(int(x) for x in known.reshape(-1).tolist())
 
 
 def _same_window(a: torch.Tensor, b: torch.Tensor) -> bool:

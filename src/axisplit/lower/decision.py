@@ -108,6 +108,14 @@ class Decision:
         return tuple(arguments)
 
 
+    def without_effect(self, node: Node, rank: int) -> set[str]:
+        """Arguments of a node that change nothing on a rank's part."""
+        strategy, law = self.strategy(node), self.search.derived.laws[node.index]
+        held = held_by(self.search.splits[strategy.split], self.search.keys, rank) if strategy.split else {}
+        local = _Local(self.search.derived.axes, held)
+        return {name for name, idle in law.no_effect.items() if idle(local)}
+
+
 @dataclass(frozen=True)
 class _Local:
     """What a rule asks of a rank's part of an axis."""

@@ -117,7 +117,9 @@ class _Finder:
         if alike and self._at_output(value, source, *targets):
             return
         given = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != source]
-        if value not in self.read and all(found is not None for _, found in given):
+        calls = {(found[0].first_node, found[0].module) for _, found in given if found is not None}
+        once = source == WHOLE or len(calls) == 1  # a collective happens once for all that read its result
+        if value not in self.read and once and all(found is not None for _, found in given):
             for (_, _, state), found in given:
                 assert found is not None
                 self._add(found[0].module, "input", found[1], value, source, state)
@@ -126,6 +128,9 @@ class _Finder:
             return
         if value in self.read and WHOLE in targets and not self._at_return(value, source):
             self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
+        if source != WHOLE and len(given) > 1:
+            self._refuse(value, source, given[0][0][2], "its uses are too far apart to share one collective")
+            return
         for (node, position, state), found in given:
             if found is not None:
                 self._add(found[0].module, "input", found[1], value, source, state)
@@ -165,13 +170,13 @@ class _Finder:
         return True
 
     def _input_of(self, value: int, node: Node, target: str) -> tuple[Call, str] | None:
-        """The innermost module that is called with the value, contains the op, and reads it nowhere in another state."""
+        """The outermost module that is called with the value, contains the op, and reads it nowhere in another state."""
         inner = [
             (call, leaf)
             for call, leaf in self.given[value]
             if call.first_node <= node.index < call.last_node and not call.first_node <= self._born(value) < call.last_node
         ]
-        inner.sort(key=lambda found: found[0].last_node - found[0].first_node)
+        inner.sort(key=lambda found: found[0].first_node - found[0].last_node)
         for call, leaf in inner:
             inside = [s for n, _, s in self.decision.uses(value) if call.first_node <= n.index < call.last_node]
             if all(state == target for state in inside):

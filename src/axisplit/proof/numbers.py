@@ -199,10 +199,22 @@ class Widened(TorchFunctionMode):
     }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _GROUPED:
+            return _grouped_product(*args, **(kwargs or {}))
         widen = lambda x: torch.float64 if isinstance(x, torch.dtype) and x in self._NARROW else x  # noqa: E731
         func = self._CASTS.get(func, func)
         args = tuple(widen(a) for a in args)
         return func(*args, **{name: widen(value) for name, value in (kwargs or {}).items()})
+
+
+def _grouped_product(rows: torch.Tensor, weights: torch.Tensor, offs: torch.Tensor, **_: Any) -> torch.Tensor:
+    """rows [t, k] of one group after the other times weights [g, k, n]; the kernel has no float64."""
+    ends = [0, *offs.tolist()]
+    parts = [rows[a:b] @ w for a, b, w in zip(ends, ends[1:], weights, strict=False)]
+    return torch.cat([*parts, rows.new_zeros(rows.shape[0] - ends[-1], weights.shape[-1])])
+
+
+_GROUPED = {getattr(torch, "_grouped_mm", None), getattr(torch.nn.functional, "grouped_mm", None)} - {None}
 
 
 def _widened_inputs(inputs: Inputs) -> Inputs:

@@ -99,6 +99,8 @@ class Walk:
     def _step(self, node: Node, local: Graph) -> bool:
         if self.position >= len(self.whole.nodes):
             return self._fail(None, f"{node.name} in {node.module} is issued after the whole program's end")
+        if node.op is not self.whole.nodes[self.position].op:
+            self._skip_idle(node)
         whole = self.whole.nodes[self.position]
         self.position += 1
         if node.op is not whole.op:
@@ -118,11 +120,37 @@ class Walk:
             return False
         return self._bind_outputs(whole, node, local)
 
+    def _skip_idle(self, node: Node) -> None:
+        """Pass over views of the whole program that change nothing on this rank's part, where the rank's Python leaves
+        them out (`if n_rep == 1: return x`): views that keep the order of elements, back to the shape they began with."""
+        start, moved = self.position, dict[int, tuple[int, tuple[int, ...]]]()
+        while self.position < len(self.whole.nodes) and self.whole.nodes[self.position].op is not node.op:
+            whole = self.whole.nodes[self.position]
+            inputs = list(whole.inputs())
+            if whole.op._opname not in _ORDER_KEEPING or len(inputs) != 1:
+                break
+            strategy = self.decision.strategy(whole)
+            source, state = inputs[0], strategy.outputs[0]
+            origin, shape = moved.get(source, (source, self.decision.local_shape(source, strategy.inputs[0], self.rank)))
+            made = self.decision.local_shape(whole.outputs[0], state, self.rank)
+            if _count(made) != _count(shape):
+                break
+            moved[whole.outputs[0]] = (origin, shape)
+            if made == shape:
+                for local in [x for x, known in self.whole_of.items() if (origin, strategy.inputs[0]) in known]:
+                    self.bind(whole.outputs[0], state, local)
+            self.position += 1
+        else:
+            return
+        if self.position < len(self.whole.nodes) and self.whole.nodes[self.position].op is not node.op:
+            self.position = start
+
     def _same_arguments(self, whole: Node, node: Node) -> bool:
         wanted = _filled(whole, self.decision.local_arguments(whole, self.rank))
         given = _filled(node, node.args)
+        idle = self.decision.without_effect(whole, self.rank)
         for name, left in wanted.items():
-            if not _same(left, given[name]):
+            if name not in idle and not _same(left, given[name]):
                 return self._fail(whole, f"{node.name} in {node.module} has {name} {given[name]}, needed {left}")
         return True
 
@@ -151,6 +179,16 @@ class Walk:
     def _fail(self, node: Node | None, reason: str) -> bool:
         self.mismatch = Mismatch(self.rank, None if node is None else node.index, reason)
         return False
+
+
+_ORDER_KEEPING = {"unsqueeze", "squeeze", "view", "reshape", "expand", "flatten", "unflatten", "_unsafe_view"}
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
 
 
 def _filled(node: Node, args: tuple[Any, ...]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Layout:
         for start, stop, ranks in self._placements:
             rank, length = ranks[0], stop - start
             first = _inside(self.ranges[rank], [(start, stop)])[0][0]
-            if pieces and pieces[-1][0] == rank and sum(pieces[-1][1:]) == first:
+            if pieces and pieces[-1][0] == rank:  # neighbours in the dim are neighbours in its part
                 _, first, before = pieces.pop()
                 length += before
             pieces.append((rank, first, length))

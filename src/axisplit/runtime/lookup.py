@@ -4,7 +4,7 @@
     mask_rows  rows [..., h] looked up by localized ids, ids [...] -> the same rows, zero where the rank does not hold the id
 
 The sum over ranks of the masked rows is the whole look-up. Backward of `mask_rows`: the same mask on the cotangent.
-Rows held by several ranks count on the first of them only.
+Rows held by several ranks count on one of them only.
 
 Example: 10 rows on 2 ranks. ids [3, 7] are localized to [3, 0] and [0, 2]; the masks are [1, 0] and [0, 1].
 """
@@ -26,14 +26,13 @@ def _held(ids: Tensor, bound: BoundSite) -> tuple[Tensor, Tensor]:
     """(local row, whether this rank owns the row) for every id."""
     layout, rank = bound.the_layout, bound.group.rank
     local = torch.zeros_like(ids)
-    owned = torch.zeros_like(ids, dtype=torch.bool)
     start = 0
     for a, b in layout.ranges[rank]:
-        inside = (ids >= a) & (ids < b)
-        earlier = any(x < b and a < y for other in layout.ranges[:rank] for x, y in other)
-        local = torch.where(inside, ids - a + start, local)
-        owned = owned if earlier else owned | inside
+        local = torch.where((ids >= a) & (ids < b), ids - a + start, local)
         start += b - a
+    owned = torch.zeros_like(ids, dtype=torch.bool)
+    for a, b in layout.owners().ranges[rank]:
+        owned |= (ids >= a) & (ids < b)
     return local, owned
 
 

@@ -18,6 +18,7 @@ import importlib.util
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
@@ -149,7 +150,7 @@ def serve(setup: Setup, pipe: Connection) -> None:
 def _settle_in(setup: Setup) -> None:
     with suppress(ValueError):  # only a main thread may
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(setup.directory,), daemon=True).start()
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, file=setup.stack_file.open("w"), all_threads=False)
     ours = {"RANK": str(setup.rank), "LOCAL_RANK": str(setup.rank), "WORLD_SIZE": str(setup.num_ranks)}
@@ -158,10 +159,11 @@ def _settle_in(setup: Setup) -> None:
     torch.set_num_threads(setup.threads)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(directory: str) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
+    shutil.rmtree(directory, ignore_errors=True)
     os._exit(1)
 
 

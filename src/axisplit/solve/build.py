@@ -41,10 +41,11 @@ def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> d
     """Candidate splits: every axis that occurs in a parameter, alone where it is long enough, else with an axis beside
     it in some parameter's dim."""
     sizes = {ties.axis[leaf]: leaf.size for leaf in ties.axis}
+    steps = _granularity(derived, ties)
     found: dict[str, Split] = {}
     for key, size in sizes.items():
         name = ties.axis_name[key]
-        split = make_split(name, (key,), (size,), num_ranks, uneven)
+        split = make_split(name, (key,), (size,), num_ranks, uneven, steps.get(key, 1))
         if split is not None:
             found[name] = split
     for first, second in sorted(_neighbours(derived, ties)):
@@ -54,6 +55,17 @@ def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> d
         split = make_split(name, (first, second), (sizes[first], sizes[second]), num_ranks, uneven)
         if split is not None:
             found[name] = split
+    return found
+
+
+def _granularity(derived: Derived, ties: Ties) -> dict[str, int]:
+    """Axes whose parts some kernel takes only in multiples."""
+    found: dict[str, int] = {}
+    for law in derived.laws:
+        for axis, multiple in law.multiples:
+            for leaf in derived.axes.leaves(axis):
+                if leaf in ties.axis:
+                    found[ties.axis[leaf]] = max(found.get(ties.axis[leaf], 1), multiple)
     return found
 
 
@@ -118,8 +130,7 @@ def _add_conversions(search: Search, problem: Problem) -> None:
                 if source != target and ("convert", key, source, target) not in search.forbidden:
                     conversion = _conversion(search, value.index, source, target)
                     if conversion is not None:
-                        variant = " " in phase.get(value.index, value.name)
-                        weight = VARIANT_WEIGHT if variant else 1.0
+                        weight = phase_weight(phase.get(value.index, value.name))
                         total[key, source, target].append(replace(conversion, bytes=conversion.bytes * weight))
     members: dict[str, int] = defaultdict(int)
     for value in graph.values:
@@ -132,6 +143,11 @@ def _add_conversions(search: Search, problem: Problem) -> None:
                 sum(c.collectives for c in found),
                 sum(c.effort for c in found),
             )
+
+
+def phase_weight(phase: str) -> float:
+    """How much a phase's bytes count in the objective."""
+    return VARIANT_WEIGHT if " " in phase else 1.0
 
 
 def _states_in_play(problem: Problem) -> tuple[dict[str, set[str]], dict[str, set[str]]]:

@@ -9,9 +9,9 @@ Every parameter of two or more dims that has an axis to split is split. Left fre
 
 An axis is closed if no op needs all of it and no mean is taken over it: split, it runs from op to op until sums reduce
 it (ffn, heads, vocab). A parameter without a closed axis (the single key head of multi-query attention, a low-rank
-projection in front of a norm, a router) can only be split by a collective of its own in the middle of a block. Whether
-that is so is measured, by solving once with and once without it: if its split rides on collectives that are there
-anyway (mamba's x_proj, q_proj before olmo2's norm), it is split.
+projection in front of a norm, a router) can often only be split by a collective of its own in the middle of a block.
+Whether that is so is measured, by solving with and without it: if its split rides on collectives that are there anyway
+(mamba's x_proj, q_proj before olmo2's norm), it is split.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
-from axisplit.solve.build import Search, build_problem, conversion_bytes, share_bytes
-from axisplit.solve.problem import Problem, Solution, common_strategies, solve_problem
+from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
+from axisplit.solve.problem import Problem, Solution, common_strategies, least_bytes, solve_problem
 from axisplit.solve.states import PARTIAL, WHOLE
 
 SMALL_FRACTION = 0.01
@@ -48,20 +48,30 @@ def choose(search: Search, keep: tuple[str, ...] = (), memory_per_rank: float | 
     candidates = _splittable(search, problem, reasons)
     reasons.update(_small(sizes, candidates, reasons))
     must = {n: (float(sizes[n]), _truly_split(search, problem, n, sizes[n])) for n in candidates if n not in reasons}
-    problem.must_split = must
+    reasons.update(_lone(search, problem, must))
+    problem.must_split = {name: must[name] for name in must if name not in reasons}
     solution = solve_problem(problem)
     assert solution is not None, "a problem without a memory bound always has the whole model as a solution"
-    for name in sorted(must, key=lambda n: (sizes[n], n)):
-        if solution.state[name] not in must[name][1] or _has_closed_axis(search, problem, name):
-            continue
-        rest = {n: b for n, b in problem.must_split.items() if n != name}
-        relaxed = solve_problem(replace(problem, must_split=rest))
-        assert relaxed is not None
-        price = _lone_price(search, problem, name)
-        if solution.bytes - relaxed.bytes >= 0.999 * price > 0:
-            problem.must_split, solution = rest, relaxed
-            reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
     return Choice(solution, problem, reasons)
+
+
+def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
+    """Parameters without a closed axis whose split nobody shares. They are added to those with one, largest first, and
+    stay if that costs less than splitting them alone."""
+    doubtful = [name for name in must if not _has_closed_axis(search, problem, name)]
+    chosen = {name: must[name] for name in must if name not in doubtful}
+    now = least_bytes(replace(problem, must_split=chosen)) if doubtful else None
+    reasons = {}
+    for name in sorted(doubtful, key=lambda n: (-must[n][0], n)):
+        if now is None:
+            break  # the others cannot all be split: whole bytes decide then
+        forced = least_bytes(replace(problem, must_split={**chosen, name: must[name]}))
+        price = _lone_price(search, problem, name)
+        if forced is None or forced - now >= 0.999 * price > 0:
+            reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
+        else:
+            chosen[name], now = must[name], forced
+    return reasons
 
 
 def _apply_keep(search: Search, problem: Problem, keep: tuple[str, ...]) -> dict[str, str]:
@@ -159,5 +169,5 @@ def _lone_price(search: Search, problem: Problem, name: str) -> float:
                 for strategy in instance.strategies.values()
                 if position < len(strategy.inputs) and strategy.inputs[position].startswith("S:")
             ]
-            total += min(prices, default=0.0)
+            total += phase_weight(node.phase) * min(prices, default=0.0)
     return total

@@ -122,8 +122,22 @@ class _Model:
         return values, info.objective_function_value * scale, bound * scale, optimal
 
 
+def least_bytes(problem: Problem) -> float | None:
+    """Bytes of the optimum with every `must_split` met, or None if they cannot all be met."""
+    model, bytes_of, _ = _formulate(problem)
+    for column in _held_otherwise(model, problem):
+        model.row({column: 1.0}, 0.0, 0.0)
+    _, least, _, optimal = model.minimise(bytes_of)
+    return least if optimal else None
+
+
 def solve_problem(problem: Problem) -> Solution | None:
-    """The optimum, or None if the constraints cannot be met."""
+    """The optimum, or None if a memory bound cannot be met."""
+    return _lexicographic(problem, *_formulate(problem))
+
+
+def _formulate(problem: Problem) -> tuple[_Model, dict[int, float], dict[int, float]]:
+    """(rows and columns, bytes of each column, effort of each column)."""
     model = _Model()
     produced = _choices(model, problem)
     needs = _needs(model, problem)
@@ -150,7 +164,17 @@ def solve_problem(problem: Problem) -> Solution | None:
             model.row({column: 1.0 for column in ways}, 1.0, np.inf)
     for key, weight in problem.effort.items():
         effort_of[model.column(("hold", *key), True)] += weight
-    return _lexicographic(model, problem, bytes_of, effort_of)
+    return model, bytes_of, effort_of
+
+
+def _held_otherwise(model: _Model, problem: Problem) -> dict[int, float]:
+    """Columns of states that do not count as split, with the bytes of what should be."""
+    return {
+        model.column(("hold", value, state), True): size
+        for value, (size, splits) in problem.must_split.items()
+        for state in problem.held[value]
+        if state not in splits
+    }
 
 
 def _choices(model: _Model, problem: Problem) -> dict[str, dict[str, dict[int, float]]]:
@@ -202,14 +226,9 @@ def _distinct(instances: list[Instance]) -> list[Instance]:
 
 
 def _lexicographic(
-    model: _Model, problem: Problem, bytes_of: dict[int, float], effort_of: dict[int, float]
+    problem: Problem, model: _Model, bytes_of: dict[int, float], effort_of: dict[int, float]
 ) -> Solution | None:
-    whole = {
-        model.column(("hold", value, state), True): size
-        for value, (size, splits) in problem.must_split.items()
-        for state in problem.held[value]
-        if state not in splits
-    }
+    whole = _held_otherwise(model, problem)
     shares = {model.column(("hold", *key), True): share for key, share in problem.shares.items()}
     if problem.memory is not None:
         model.row({i: share / problem.memory for i, share in shares.items()}, -np.inf, 1.0)

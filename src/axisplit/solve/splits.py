@@ -39,18 +39,20 @@ class Split:
         return len({tuple(b - a for a, b in box) for box in self.boxes}) == 1
 
 
-def even_ranges(size: int, parts: int) -> list[Range]:
-    """`size` in `parts` consecutive ranges whose lengths differ by at most one.
+def even_ranges(size: int, parts: int, multiple: int = 1) -> list[Range]:
+    """`size` in `parts` consecutive ranges whose lengths, in units of `multiple`, differ by at most one.
 
     >>> even_ranges(9, 2)
     [(0, 5), (5, 9)]
+    >>> even_ranges(128, 3, 4)
+    [(0, 44), (44, 88), (88, 128)]
     """
-    base, extra = divmod(size, parts)
-    bounds = [i * base + min(i, extra) for i in range(parts + 1)]
+    base, extra = divmod(-(-size // multiple), parts)
+    bounds = [min(size, multiple * (i * base + min(i, extra))) for i in range(parts + 1)]
     return list(pairwise(bounds))
 
 
-def make_boxes(sizes: Sequence[int], num_ranks: int) -> tuple[Box, ...] | None:
+def make_boxes(sizes: Sequence[int], num_ranks: int, multiple: int = 1) -> tuple[Box, ...] | None:
     """Each rank's box, or None if some rank would get nothing.
 
     >>> make_boxes([2, 2], 3)
@@ -59,7 +61,8 @@ def make_boxes(sizes: Sequence[int], num_ranks: int) -> tuple[Box, ...] | None:
     first, *rest = sizes
     if first >= num_ranks:
         whole = tuple((0, size) for size in rest)
-        return tuple((span, *whole) for span in even_ranges(first, num_ranks))
+        spans = even_ranges(first, num_ranks, multiple)
+        return tuple((span, *whole) for span in spans) if all(a < b for a, b in spans) else None
     if not rest:
         return None
     boxes: list[Box] = []
@@ -71,8 +74,11 @@ def make_boxes(sizes: Sequence[int], num_ranks: int) -> tuple[Box, ...] | None:
     return tuple(boxes)
 
 
-def make_split(name: str, axes: tuple[str, ...], sizes: tuple[int, ...], num_ranks: int, uneven: bool) -> Split | None:
-    boxes = make_boxes(sizes, num_ranks)
+def make_split(
+    name: str, axes: tuple[str, ...], sizes: tuple[int, ...], num_ranks: int, uneven: bool, multiple: int = 1
+) -> Split | None:
+    """A split of one or two axes, or None if a rank would get nothing (or, unless uneven, ranks would differ)."""
+    boxes = make_boxes(sizes, num_ranks, multiple)
     if boxes is None:
         return None
     split = Split(name, axes, sizes, boxes)

@@ -38,4 +38,7 @@ def scaled_dot_product_attention(view: NodeView) -> Law:
         whole.append(query[-2])
     law = Law("attention", [(*batch, query[-2], value[-1])], refused + whole, linear=(frozenset({2}),))
     law.reason = "attention sums or normalises over it"
+    query_heads, key_heads = query[-3] if len(query) > 3 else None, key[-3] if len(key) > 3 else None
+    if query_heads is not None and key_heads is not None:
+        law.no_effect["enable_gqa"] = lambda local: local(query_heads) == local(key_heads)
     return law

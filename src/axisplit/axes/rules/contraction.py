@@ -129,11 +129,14 @@ def grouped_mm(view: NodeView) -> Law:
     """Rows [t, k] of expert after expert against weights [e, k, n]: which rows are whose depends on the data."""
     rows, weights, *_ = _refs(view)
     if len(view.dims(weights)) != 3 or len(view.dims(rows)) != 2:
-        return Law("contraction", [view.fresh(s) for s in view.output_shapes()], [a for d in view.operand_dims() for a in d],
-                   reason="grouped product of ragged operands")
+        whole = [axis for dims in view.operand_dims() for axis in dims]
+        outputs = [view.fresh(s) for s in view.output_shapes()]
+        return Law("contraction", outputs, whole, reason="grouped product of ragged operands")
     law = contract(view, "tk,ekn->tn", [rows, weights], [])
     experts = view.dims(weights)[0]
     law.reduce = [axis for axis in law.reduce if axis is not experts]
     law.whole += [experts, *(axis for ref in _refs(view)[2:] for axis in view.dims(ref))]
     law.reason = "rows are assigned to experts by the data"
+    step = 16 // view.dtype_bytes(rows)  # the kernel wants rows of 16 bytes
+    law.multiples = [(axis, step) for axis in (*view.dims(rows)[1:], *view.dims(weights)[1:])]
     return law

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from axisplit.axes.expression import Axis
-from axisplit.axes.law import Law, LocalSize, NodeView, rule
+from axisplit.axes.law import Dims, Law, LocalSize, NodeView, rule
 from axisplit.axes.rules.pointwise import broadcast
 from axisplit.capture.graph import Ref
 
@@ -50,12 +52,32 @@ def index(view: NodeView) -> Law:
     if sum(1 for _ in tensors) and any(_is_mask(view, i) for i in indices):
         return _masked(view)
     chosen, place = indexed_layout(view, indices, len(dims))
+    run = _constant_run(view, indices, dims)
+    if run is not None:
+        return run
     count = max((len(t) for t in tensors), default=0)
     looked, refused = broadcast(view, tensors, shape[place : place + count])
     rest = [axis for d, axis in enumerate(dims) if d not in chosen]
     output = (*rest[:place], *looked, *rest[place:])
     whole = [dims[d] for d in chosen] + refused
     return Law("indexing", [output], whole, linear=(frozenset({0}),), reason=REASON)
+
+
+def _constant_run(view: NodeView, indices: list[Ref | None], dims: Dims) -> Law | None:
+    """`x[..., [-2, -1], :]`: consecutive indices written in the Python are a slice. Counted from one end, they need what
+    lies between them and that end whole."""
+    chosen = [(d, index) for d, index in enumerate(indices) if index is not None]
+    numbers = view.constant(chosen[0][1]) if len(chosen) == 1 and len(view.dims(chosen[0][1])) == 1 else None
+    if not numbers or any(b - a != 1 for a, b in pairwise(numbers)) or numbers[0] < 0 <= numbers[-1]:
+        return None
+    dim, size = chosen[0][0], dims[chosen[0][0]].size
+    start = numbers[0] % size
+    pieces = view.axes.cut(dims[dim], [start, len(numbers), size - start - len(numbers)])
+    if pieces is None:
+        return None
+    before, inside, after = pieces
+    whole = [inside, after if numbers[0] < 0 else before]
+    return Law("indexing", [(*dims[:dim], inside, *dims[dim + 1 :])], whole, linear=(frozenset({0}),), reason=REASON)
 
 
 def _is_mask(view: NodeView, index: Ref | None) -> bool:

@@ -1,0 +1,40 @@
+"""axisplit: derive the split of any PyTorch model that moves the fewest bytes, prove it, run it.
+
+    plan = axisplit.plan(model, inputs, ranks=4)
+    print(plan)
+    verdict = axisplit.verify(model, inputs, plan)
+    model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit run`
+    model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from axisplit.api import load, parallelize, plan, verify
+    from axisplit.errors import AxisplitError
+    from axisplit.proof.verify import Verdict
+    from axisplit.solve.plan import Plan
+
+__version__ = "0.1.0"
+__all__ = ["AxisplitError", "Plan", "Verdict", "load", "parallelize", "plan", "verify"]
+
+_HOMES = {
+    "AxisplitError": "axisplit.errors",
+    "Plan": "axisplit.solve.plan",
+    "Verdict": "axisplit.proof.verify",
+    "load": "axisplit.api",
+    "parallelize": "axisplit.api",
+    "plan": "axisplit.api",
+    "verify": "axisplit.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: `axisplit --help` must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'axisplit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

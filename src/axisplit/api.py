@@ -1,0 +1,162 @@
+"""The Python interface: plan, verify, parallelize, load. Each does one thing that the folders below do in parts."""
+
+from __future__ import annotations
+
+import weakref
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from axisplit.capture.trace import Inputs
+from axisplit.errors import InputError, PlanMismatchError
+from axisplit.lower.apply import install, take_shard
+from axisplit.lower.planning import make_plan
+from axisplit.proof.verify import Verdict, verify_plan
+from axisplit.runtime.groups import Group, ProcessGroup
+from axisplit.runtime.sites import CollectiveContext, unregister
+from axisplit.solve.plan import Plan
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+_numbers = count()
+
+
+def plan(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    ranks: int | None = None,
+    *,
+    mesh: DeviceMesh | None = None,
+    keep: list[str] | tuple[str, ...] = (),
+    memory_per_rank: float | None = None,
+    uneven: bool = True,
+    name: str = "",
+) -> Plan:
+    """Derive the split of a model over `ranks` ranks that moves the fewest bytes. No process group is needed.
+
+    Args:
+        model: any module; parameters may be on the meta device. It is not changed.
+        inputs: what the model is called with, at the sizes that will run: a tuple is positional, a dict keywords.
+        ranks: how many ranks; or `mesh`, a one-dimensional DeviceMesh that says so.
+        keep: patterns (fnmatch) of parameters to leave whole.
+        memory_per_rank: bytes of parameters a rank may hold; then the fewest bytes under that bound, and blocks may
+            stay whole.
+        uneven: whether ranks may get parts of different sizes.
+        name: what to call the model in the plan; its class's name if not given.
+    Returns: a plan that is lowered and whose program is proved, ready to run.
+    Raises: InputError, CaptureError, LoweringError, MemoryBoundError.
+    """
+    if mesh is not None:
+        if mesh.ndim != 1:
+            raise InputError("the mesh must have one dim", got=f"{mesh.ndim}", do="pass the dim to split over: mesh['tp']")
+        ranks = mesh.size() if ranks is None else ranks
+    if ranks is None:
+        raise InputError("the number of ranks is missing", needed="ranks= or mesh=", do="pass ranks=2")
+    return make_plan(
+        model, inputs, ranks, keep=tuple(keep), memory_per_rank=memory_per_rank, uneven=uneven, name=name
+    )
+
+
+def verify(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
+    """Prove that the plan does not change the model's answer: laws, program, numbers and control, forward.
+
+    The model is the whole one, in memory (a model on the meta device gets laws and program only: `equal` is None).
+    Ranks are simulated in this process.
+
+    Raises: PlanMismatchError if the plan was made for another model.
+    """
+    return verify_plan(model, inputs, plan)
+
+
+def parallelize(
+    model: torch.nn.Module, plan: Plan, *, mesh: DeviceMesh | None = None, group: Any = None
+) -> torch.nn.Module:
+    """Make a model this rank's part, in place, and return it. Collective: every rank calls it with the same plan.
+
+    Parameters keep their names and identities and become this rank's shards; floating-point outputs come back whole on
+    every rank, caches stay local.
+
+    Args:
+        mesh, group: where the ranks are; the world of torch.distributed if neither is given.
+    Raises: PlanMismatchError if the plan is for another number of ranks or another model.
+    """
+    ranks = _group(mesh, group)
+    check_fits(model, plan, ranks.size)
+    shards = {p.name: p for p in plan.parameters}
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            tensor.data = take_shard(shards[name], tensor, ranks.rank)
+    bind(model, plan, ranks)
+    return model
+
+
+def bind(model: torch.nn.Module, plan: Plan, group: Group) -> CollectiveContext:
+    """Install a plan on a module that holds the rank's shards; its sites live as long as the module."""
+    key = f"{plan.fingerprint}-{next(_numbers)}"
+    context = install(model, plan, group, key)
+    model.__dict__["axisplit_context"] = context
+    weakref.finalize(model, unregister, key)
+    return context
+
+
+def load(
+    checkpoint: str | Path,
+    plan: Plan,
+    *,
+    mesh: DeviceMesh | None = None,
+    group: Any = None,
+    dtype: torch.dtype | None = None,
+) -> torch.nn.Module:
+    """This rank's part of a checkpoint, its slices read straight from the safetensors files: no rank ever holds the
+    whole model. Otherwise as `parallelize`.
+
+    Args:
+        checkpoint: a directory with config.json and safetensors.
+        dtype: of the parameters; the plan's if not given.
+    """
+    from axisplit.checkpoint.shards import load_shards
+
+    ranks = _group(mesh, group)
+    if ranks.size != plan.ranks:
+        raise _wrong_ranks(plan, ranks.size)
+    model = load_shards(Path(checkpoint), plan, ranks.rank, dtype)
+    bind(model, plan, ranks)
+    return model
+
+
+def _group(mesh: DeviceMesh | None, group: Any) -> Group:
+    return ProcessGroup(mesh if mesh is not None else group)
+
+
+def _wrong_ranks(plan: Plan, size: int) -> PlanMismatchError:
+    return PlanMismatchError(
+        "the plan is for another number of ranks",
+        got=f"{size} ranks run",
+        needed=f"{plan.ranks}",
+        do=f"start {plan.ranks} ranks, or plan for {size}",
+    )
+
+
+def check_fits(model: torch.nn.Module, plan: Plan, size: int) -> None:
+    """Raise PlanMismatchError unless the plan is for this model (names, shapes, dtypes) and number of ranks."""
+    if size != plan.ranks:
+        raise _wrong_ranks(plan, size)
+    wanted = {p.name: (p.shape, p.dtype) for p in plan.parameters}
+    found = {n: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in _named(model)}
+    wrong = [n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n)]
+    if wrong:
+        lines = [f"{n}: {found.get(n, 'absent')}, planned {wanted.get(n, 'absent')}" for n in sorted(wrong)[:8]]
+        more = f"\n… and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise PlanMismatchError(
+            "the plan was made for another model",
+            got="\n".join(lines) + more,
+            needed=f"{plan.model}, fingerprint {plan.fingerprint}",
+            do="plan this model, or load the one that was planned",
+        )
+
+
+def _named(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
