@@ -39,6 +39,13 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class Opaque:
+    """An argument that is neither a tensor nor plain data, such as a cache."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """One tensor of the program; `name` is the parameter's, buffer's or input leaf's own name."""
 
@@ -83,6 +90,8 @@ class Node:
     phase: str
     traced: tuple[tuple[int, Expression], ...] = ()
     frames: tuple[Frame, ...] = ()
+    issue: int = 0  # which call from Python to torch issued it ...
+    order: int = 0  # ... and the how-many-eth op of that call it is
 
     @property
     def name(self) -> str:
@@ -103,6 +112,9 @@ class Call:
     last_node: int  # one past
     inputs: tuple[tuple[str, int], ...]
     outputs: tuple[tuple[str, int], ...]
+    arguments: Any = None  # (args, kwargs) with tensors as `Ref`s and what is not plain data as `Opaque`
+    result: Any = None
+    training: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ two attributes of equal value stay apart.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class Operation:
     def evaluate(self, values: Mapping[Leaf, int]) -> int:
         """Raises ZeroDivisionError where a divisor becomes 0."""
         numbers = [x if isinstance(x, int) else x.evaluate(values) for x in self.operands]
-        return int(_OPERATORS[self.symbol](*numbers))
+        return apply_operator(self.symbol, numbers)
 
     def attributes(self) -> Iterator[Attribute]:
         for operand in self.operands:
@@ -93,6 +93,11 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "%": operator.mod,
     "neg": operator.neg,
 }
+
+
+def apply_operator(symbol: str, numbers: Sequence[int]) -> int:
+    """The value of an operation on numbers."""
+    return int(_OPERATORS[symbol](*numbers))
 
 
 class TracedInt(int):

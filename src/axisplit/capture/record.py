@@ -25,7 +25,7 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from axisplit.capture.graph import Call, Frame, Node, Origin, Ref, Value
+from axisplit.capture.graph import Call, Frame, Node, Opaque, Origin, Ref, Value
 from axisplit.capture.provenance import Dim, Expression, TracedInt
 from axisplit.errors import CaptureError
 
@@ -65,6 +65,7 @@ class Recorder:
         self.phase = "forward"
         self.module_stack: list[str] = [""]
         self.call_integers: list[int] = []
+        self.issue, self.order = 0, 0
         self._tracked: dict[int, _Tracked] = {}
         self._versions: dict[int, int] = {}
         self._sharing: dict[int, list[torch.Tensor]] = {}
@@ -226,7 +227,11 @@ class Recorder:
         outputs = tuple(self._new_value(t, "node") for t in (tensors * count if count else tensors))
         index = len(self.recording.nodes)
         traced = _match_integers(self.call_integers, (args, kwargs))
-        node = Node(index, op, tuple(args), kwargs, outputs, self.module_stack[-1], self.phase, traced, self._frames())
+        node = Node(
+            index, op, tuple(args), kwargs, outputs, self.module_stack[-1], self.phase, traced, self._frames(),
+            self.issue, self.order,
+        )  # fmt: skip
+        self.order += 1
         self.recording.nodes.append(node)
         if self._on_node is not None:
             self._on_node(node)
@@ -255,12 +260,12 @@ class Recorder:
     @contextmanager
     def watch(self, model: torch.nn.Module) -> Iterator[None]:
         """Record the calls of a model's modules (hooks for the duration)."""
-        open_calls: list[tuple[str, int, tuple[tuple[str, int], ...]]] = []
+        open_calls: list[tuple[str, int, tuple[tuple[str, int], ...], Any]] = []
 
         def entering(path: str) -> Callable[..., None]:
             def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
                 given = tuple(leaves({**dict(enumerate(args)), **kwargs}, self.value_of))
-                open_calls.append((path, len(self.recording.nodes), given))
+                open_calls.append((path, len(self.recording.nodes), given, self._tree((args, kwargs))))
                 self.module_stack.append(path)
 
             return hook
@@ -268,10 +273,13 @@ class Recorder:
         def leaving(path: str) -> Callable[..., None]:
             def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
                 self.module_stack.pop()
-                name, first, inputs = open_calls.pop()
+                name, first, inputs, arguments = open_calls.pop()
                 outputs = tuple(leaves(output, self.value_of))
                 end = len(self.recording.nodes)
-                self.recording.calls.append(Call(name, self.phase, first, end, inputs, outputs))
+                result = self._tree(output)
+                self.recording.calls.append(
+                    Call(name, self.phase, first, end, inputs, outputs, arguments, result, module.training)
+                )
 
             return hook
 
@@ -282,6 +290,18 @@ class Recorder:
                 stack.callback(before.remove)
                 stack.callback(after.remove)
             yield
+
+    def _tree(self, tree: Any) -> Any:
+        """Arguments or a result with tensors as references."""
+        if isinstance(tree, torch.Tensor):
+            return Ref(self.value_of(tree))
+        if type(tree) in (tuple, list):
+            return type(tree)(self._tree(item) for item in tree)
+        if type(tree) is dict:
+            return {key: self._tree(item) for key, item in tree.items()}
+        if tree is None or isinstance(tree, (bool, int, float, str)):
+            return tree
+        return Opaque(type(tree).__name__)
 
     @contextmanager
     def recording_ops(self) -> Iterator[None]:
@@ -318,6 +338,8 @@ class _FunctionMode(TorchFunctionMode):
             return self._sizes(func, func(*args, **kwargs), args)
         before = self._recorder.call_integers
         self._recorder.call_integers = list(flat_integers((args, kwargs)))
+        self._recorder.issue += 1
+        self._recorder.order = 0
         try:
             return func(*args, **kwargs)
         finally:

@@ -7,18 +7,36 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from axisplit.capture.provenance import Attribute, set_attribute
 from axisplit.capture.trace import shadow_copy
+from axisplit.lower.captured import install_captured
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.runtime import collectives, lookup
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.groups import Group
 from axisplit.runtime.sites import CollectiveContext, Site, register
-from axisplit.solve.plan import ParameterPlan, PlacePlan, Plan
+from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
+
+
+
+class Installable(Protocol):
+    """The part of a plan that is put into a module."""
+
+    @property
+    def ranks(self) -> int: ...
+    @property
+    def parameters(self) -> tuple[ParameterPlan, ...]: ...
+    @property
+    def places(self) -> tuple[PlacePlan, ...]: ...
+    @property
+    def edits(self) -> tuple[EditPlan, ...]: ...
+    @property
+    def captured(self) -> tuple[CapturedPlan, ...]: ...
+
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 OPS = {
@@ -30,14 +48,14 @@ OPS = {
 }
 
 
-def sites_of(plan: Plan) -> list[Site]:
+def sites_of(plan: Installable) -> list[Site]:
     """The sites that a plan's places call, for a `CollectiveContext`."""
-    sites = []
-    for place in plan.places:
-        for step in place.steps:
+    sites: dict[str, Site] = {}
+    for holder in (*plan.places, *plan.captured):
+        for step in holder.steps:
             layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
-            sites.append(Site(step.name, step.kind, layout, step.weights))  # type: ignore[arg-type]
-    return sites
+            sites[step.name] = Site(step.name, step.kind, layout, step.weights)  # type: ignore[arg-type]
+    return list(sites.values())
 
 
 def take_shard(plan: ParameterPlan, tensor: torch.Tensor, rank: int) -> torch.Tensor:
@@ -54,28 +72,35 @@ def take_shard(plan: ParameterPlan, tensor: torch.Tensor, rank: int) -> torch.Te
     return part.clone(memory_format=torch.contiguous_format)
 
 
-def make_rank(model: torch.nn.Module, plan: Plan, group: Group, key: str) -> tuple[torch.nn.Module, CollectiveContext]:
+def make_rank(model: torch.nn.Module, plan: Installable, group: Group, key: str) -> tuple[torch.nn.Module, CollectiveContext]:
     """A copy of a whole model that is one rank's part; its sites are registered under `key` until `unregister`."""
     shards = {p.name: p for p in plan.parameters}
     part = shadow_copy(model, lambda name, tensor: take_shard(shards[name], tensor, group.rank), None)
     return part, install(part, plan, group, key)
 
 
-def install(model: torch.nn.Module, plan: Plan, group: Group, key: str) -> CollectiveContext:
+def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -> CollectiveContext:
     """Edits and places on a module that already holds the rank's shards."""
     apply_edits(model, plan, group.rank)
+    apply_captured(model, plan, group.rank, key)
     apply_places(model, plan, key)
     context = CollectiveContext(group, sites_of(plan))
     register(key, context)
     return context
 
 
-def apply_edits(model: torch.nn.Module, plan: Plan, rank: int) -> None:
+def apply_edits(model: torch.nn.Module, plan: Installable, rank: int) -> None:
     for edit in plan.edits:
         set_attribute(model, Attribute(edit.module, edit.attribute), edit.values[rank])
 
 
-def apply_places(model: torch.nn.Module, plan: Plan, key: str) -> None:
+def apply_captured(model: torch.nn.Module, plan: Installable, rank: int, key: str) -> None:
+    for module in dict.fromkeys(c.module for c in plan.captured):
+        programs = [c for c in plan.captured if c.module == module]
+        install_captured(model.get_submodule(module), programs, rank, key)
+
+
+def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:
     """Hooks and inserted calls; `key` is the model key under which the sites are registered."""
     insertions: dict[str, list[Insertion]] = defaultdict(list)
     for place in plan.places:
@@ -173,9 +198,3 @@ def _lookup_call(site: str) -> Callable[..., torch.Tensor]:
         return lookup.mask_rows(function(lookup.localize(ids, site), *args, **kwargs), ids, site)
 
     return look_up
-
-
-def shard_shapes(plan: Plan, rank: int) -> dict[str, tuple[int, ...]]:
-    """Name -> this rank's shape, tied names included."""
-    shapes = {p.name: p.local_shape(rank) for p in plan.parameters}
-    return {**shapes, **{alias: shapes[name] for alias, name in plan.tied.items()}}

@@ -23,6 +23,16 @@ class Decision:
 
     search: Search
     choice: Choice
+    captured: frozenset[str] = frozenset()  # modules that run a captured program
+
+    @cached_property
+    def captured_in(self) -> dict[int, str]:
+        """Node -> the captured module inside which it runs."""
+        found: dict[int, str] = {}
+        for call in self.graph.calls:
+            if call.module in self.captured:
+                found.update(dict.fromkeys(range(call.first_node, call.last_node), call.module))
+        return found
 
     @property
     def graph(self) -> Graph:

@@ -8,7 +8,6 @@ open. An attribute that would need two values has no solution: the strategies th
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,7 @@ def equations(decision: Decision, rank: int) -> list[Equation]:
     """What one rank's ops ask of the attributes."""
     found = []
     for node in decision.graph.nodes:
-        if node.traced:
+        if node.traced and node.index not in decision.captured_in:
             wanted = _local_integers(decision, node, rank)
             for position, expression in node.traced:
                 if any(True for _ in expression.attributes()):
@@ -123,16 +122,15 @@ def _holds(equation: Equation, values: dict[Attribute, int]) -> bool:
 
 
 def _blame(decision: Decision, group: list[Equation], attributes: dict[Attribute, int]) -> list[Refusal]:
-    """Forbid the strategies that asked for a change; those that need the present value stay."""
-    wanted: dict[Attribute, set[int]] = defaultdict(set)
-    for equation in group:
-        for name in equation.expression.attributes():
-            wanted[name].add(equation.value)
-    found = {}
-    for equation in group:
-        if not _holds(equation, attributes):
+    """Forbid the strategies that asked for a change (where none did, all that are not whole); whole ones stay."""
+    found: dict[str, Refusal] = {}
+    for only_changed in (True, False):
+        for equation in group:
             key = decision.search.ties.node[equation.node]
             strategy = decision.choice.solution.strategy[key]
-            names = ", ".join(sorted({str(n) for n in equation.expression.attributes()}))
-            found[key] = Refusal(("run", key, strategy), f"{names} would need more than one value")
+            if strategy != "whole" and not (only_changed and _holds(equation, attributes)):
+                names = ", ".join(sorted({str(n) for n in equation.expression.attributes()}))
+                found[key] = Refusal(("run", key, strategy), f"{names} would need more than one value", equation.node)
+        if found:
+            break
     return list(found.values())

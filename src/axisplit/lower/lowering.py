@@ -5,6 +5,7 @@ forbid so that the next plan can be lowered.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from axisplit.capture.graph import Frame, Graph, build_uses
 from axisplit.capture.provenance import Attribute
 from axisplit.capture.record import Recorder, fake_mode
 from axisplit.capture.trace import Captured, Inputs, run_phases, shadow_copy
-from axisplit.lower.apply import apply_edits, apply_places, sites_of, take_shard
+from axisplit.lower.apply import Installable, apply_captured, apply_edits, apply_places, sites_of, take_shard
+from axisplit.lower.captured import capture_module, step_plan
 from axisplit.lower.decision import Decision
 from axisplit.lower.edits import solve_edits
 from axisplit.lower.insert import can_insert, position_of, reachable
@@ -23,19 +25,21 @@ from axisplit.lower.places import Place, Refusal, find_places
 from axisplit.proof.program import Mismatch, Walk
 from axisplit.runtime.groups import FakeGroup
 from axisplit.runtime.sites import CollectiveContext, registered
-from axisplit.solve.plan import EditPlan, ParameterPlan, PlacePlan, Plan, StepPlan
+from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
 from axisplit.solve.shards import local_ranges
 from axisplit.solve.states import PARTIAL, WHOLE
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """What a rank does to the model: the plan's parameters, places and edits."""
+    """What the ranks do to the model: the part of a plan that is installed."""
 
+    ranks: int
     parameters: tuple[ParameterPlan, ...]
     tied: dict[str, str]
     places: tuple[PlacePlan, ...]
     edits: tuple[EditPlan, ...]
+    captured: tuple[CapturedPlan, ...] = ()
 
 
 def expression_check(model: torch.nn.Module) -> Callable[[str, Frame, int], bool]:
@@ -58,14 +62,20 @@ def lower(decision: Decision, captured: Captured, model: torch.nn.Module) -> tup
         module = model.get_submodule(path)
         return reachable(module, frame.code) and can_insert(frame.code, frame.instruction, -1, call=True)
 
-    places, refusals = find_places(decision, can_wrap)
-    for place in places.values():
+    finder = find_places(decision, can_wrap)
+    refusals = list(finder.refusals)
+    for place in finder.places.values():
         refusals += _check_expression(decision, place, model)
     edits, failed = _all_edits(decision, captured.attributes)
     refusals += failed
     parameters, tied = plan_parameters(decision)
-    planned = tuple(_place_plan(place) for place in places.values())
-    return Lowered(parameters, tied, planned, edits), refusals
+    planned = tuple(_place_plan(place) for place in finder.places.values())
+    captured_modules = tuple(
+        program
+        for module in sorted(decision.captured)
+        for program in capture_module(decision, model, module, finder.arriving, finder.steps)
+    )
+    return Lowered(decision.num_ranks, parameters, tied, planned, edits, captured_modules), refusals
 
 
 def _check_expression(decision: Decision, place: Place, model: torch.nn.Module) -> list[Refusal]:
@@ -85,8 +95,9 @@ def _check_expression(decision: Decision, place: Place, model: torch.nn.Module) 
                 name = decision.search.ties.value[value]
                 for source, target in _conversions_of(decision, name):
                     found.append(Refusal(("convert", name, source, target), reason))
-            if not found:
-                found.append(Refusal(("run", key, decision.choice.solution.strategy[key]), reason))
+            strategy = decision.choice.solution.strategy[key]
+            if not found and strategy != "whole":
+                found.append(Refusal(("run", key, strategy), reason))
     return found
 
 
@@ -117,12 +128,7 @@ def _optional(value: int) -> int | None:
 
 
 def _place_plan(place: Place) -> PlacePlan:
-    steps = tuple(
-        StepPlan(s.name, s.kind, weights=s.weights)
-        if s.layout is None
-        else StepPlan(s.name, s.kind, s.layout.dim, s.layout.period, s.layout.ranges, s.weights)
-        for s in place.steps
-    )
+    steps = tuple(step_plan(site) for site in place.steps)
     position = None if place.frame is None else position_of(place.frame.code, place.frame.instruction)
     function = "" if place.frame is None else place.frame.code.co_qualname
     return PlacePlan(place.module, place.where, place.leaf, steps, function, position, place.operand)
@@ -168,7 +174,7 @@ def _why_whole(decision: Decision, value: int) -> str:
 
 
 def prove_programs(
-    decision: Decision, plan: Plan, captured: Captured, model: torch.nn.Module, inputs: Inputs
+    decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs
 ) -> list[Mismatch]:
     """Trace every rank's lowered module and match its program. Ranks that hold the same shapes share a trace."""
     found: list[Mismatch] = []
@@ -179,7 +185,7 @@ def prove_programs(
     return found
 
 
-def _distinct_ranks(plan: Plan) -> list[int]:
+def _distinct_ranks(plan: Installable) -> list[int]:
     """One rank of each kind: same local shapes, edits and local slice sizes. Rank 0 differs where it alone holds values,
     which no program sees."""
     kinds: dict[object, int] = {}
@@ -189,12 +195,13 @@ def _distinct_ranks(plan: Plan) -> list[int]:
         steps = tuple(
             sum(b - a for a, b in s.ranges[rank]) for place in plan.places for s in place.steps if s.ranges
         )
-        kinds.setdefault((shapes, edits, steps), rank)
+        programs = tuple(json.dumps(c.programs[rank]) for c in plan.captured)
+        kinds.setdefault((shapes, edits, steps, programs), rank)
     return list(kinds.values())
 
 
 def prove_rank(
-    decision: Decision, plan: Plan, captured: Captured, model: torch.nn.Module, inputs: Inputs, rank: int
+    decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs, rank: int
 ) -> Mismatch | None:
     """Trace one rank's lowered module on fake tensors and match it with the split of the whole program."""
     mode = fake_mode() if captured.fake else None
@@ -206,8 +213,9 @@ def prove_rank(
         return torch.empty(shards[name].local_shape(rank), dtype=tensor.dtype)
 
     local_model = shadow_copy(model, convert, mode)
-    key = f"proof-{plan.fingerprint}-{rank}"
+    key = f"proof-{rank}"
     apply_edits(local_model, plan, rank)
+    apply_captured(local_model, plan, rank, key)
     apply_places(local_model, plan, key)
     recorder = Recorder()
     with registered(key, CollectiveContext(FakeGroup(rank, plan.ranks), sites_of(plan))):

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 from axisplit.capture.graph import Call, Frame, Graph, Node
@@ -45,6 +46,7 @@ class Refusal:
 
     forbid: tuple[str, ...]
     reason: str
+    node: int | None = None  # the op that broke, where it was an op
 
 
 @dataclass(frozen=True)
@@ -61,29 +63,33 @@ def wrappable(
 ) -> tuple[set[int], set[tuple[int, int]]]:
     """(values computed by an expression that can be wrapped, operands (node, position) that can be)."""
     computed, operands = set(), set()
-    for node in graph.nodes:
+    for node, after in zip_longest(graph.nodes, graph.nodes[1:]):
         frame = node.frames[0] if node.frames else None
         if frame is None or frame.module is None:
             continue
-        if len(node.outputs) == 1 and can_wrap(node.module, frame, -1):
+        last = after is None or after.issue != node.issue
+        if last and len(node.outputs) == 1 and can_wrap(node.module, frame, -1):
             computed.add(node.outputs[0])
-        operands |= {(node.index, p) for p, _ in enumerate(node.inputs()) if can_wrap(node.module, frame, p)}
+        if last and node.order == 0:
+            operands |= {(node.index, p) for p, _ in enumerate(node.inputs()) if can_wrap(node.module, frame, p)}
     return computed, operands
 
 
-def find_places(decision: Decision, can_wrap: Callable[[str, Frame], bool]) -> tuple[dict[tuple[object, ...], Place], list[Refusal]]:
+def find_places(decision: Decision, can_wrap: Callable[[str, Frame], bool]) -> Finder:
     """A place for every conversion of the split program, or why there is none.
 
     `can_wrap(module, frame)` says whether the call at a frame can be wrapped in the module's own method.
     """
-    finder = _Finder(decision, can_wrap)
+    finder = Finder(decision, can_wrap)
     for value in range(len(decision.graph.values)):
         finder.place_value(value)
     finder.check_consistency()
-    return finder.places, finder.refusals
+    return finder
 
 
-class _Finder:
+class Finder:
+    """Places found, conversions refused, and the states in which values arrive at captured modules."""
+
     def __init__(self, decision: Decision, can_wrap: Callable[[str, Frame], bool]) -> None:
         self.can_wrap = can_wrap
         self.decision, graph = decision, decision.graph
@@ -99,13 +105,14 @@ class _Finder:
             for leaf, value in call.inputs:
                 self.given[value].append((call, leaf))
         self.read = {value for _, value in graph.outputs}
+        self.arriving: dict[int, str] = {}  # values that a hook converts before a captured module reads them
 
     # --- one value ------------------------------------------------------------------------------------------------
 
     def place_value(self, value: int) -> None:
         source = self.decision.made_in(value)
-        uses = list(self.decision.uses(value))
         producer = self.producer.get(value)
+        uses = self._outside_uses(value, producer)
         if producer is not None and self._is_lookup(producer):
             self._place_lookup(producer)
         uses = [use for use in uses if use[2][0] != "I"]
@@ -115,6 +122,7 @@ class _Finder:
             return
         alike = len(targets) == 1 and all(state != source for _, _, state in uses)
         if alike and self._at_output(value, source, *targets):
+            self.arriving[value] = next(iter(targets))
             return
         given = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != source]
         calls = {(found[0].first_node, found[0].module) for _, found in given if found is not None}
@@ -123,9 +131,12 @@ class _Finder:
             for (_, _, state), found in given:
                 assert found is not None
                 self._add(found[0].module, "input", found[1], value, source, state)
+                self.arriving[value] = state
             return
         if alike and self._at_result(value, source, *targets):
+            self.arriving[value] = next(iter(targets))
             return
+        given = [found for found in given if found[0][0].index not in self.decision.captured_in]  # those convert inside
         if value in self.read and WHOLE in targets and not self._at_return(value, source):
             self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
         if source != WHOLE and len(given) > 1:
@@ -137,19 +148,31 @@ class _Finder:
             elif not self._at_operand(value, source, state, node, position):
                 self._refuse(value, source, state, f"no place in the Python where {node.name} reads it can be reached")
 
+    def _outside_uses(self, value: int, producer: Node | None) -> list[tuple[Node, int, str]]:
+        """Uses of a value, without those in the captured module that makes it."""
+        inside = self.decision.captured_in
+        home = None if producer is None else inside.get(producer.index)
+        return [use for use in self.decision.uses(value) if home is None or inside.get(use[0].index) != home]
+
     def _refuse(self, value: int, source: str, target: str, reason: str) -> None:
         key = self.decision.search.ties.value[value]
         self.refusals.append(Refusal(("convert", key, source, target), reason))
 
     def _at_output(self, value: int, source: str, target: str) -> bool:
         """Convert on the way out of the innermost module that returns the value and does not read it."""
-        uses = [node.index for node, _, _ in self.decision.uses(value)]
+        uses = [node.index for node, _, _ in self._outside_uses(value, self.producer.get(value))]
         born = self._born(value)
         for call, leaf in self.returned[value]:
+            if self._buried(call):
+                continue
             if call.first_node <= born < call.last_node and all(not call.first_node <= u < call.last_node for u in uses):
                 self._add(call.module, "output", leaf, value, source, target)
                 return True
         return False
+
+    def _buried(self, call: Call) -> bool:
+        """Whether a call is one of a captured module's children, which are not called any more."""
+        return any(call.module != m and call.module.startswith(f"{m}." if m else "") for m in self.decision.captured)
 
     def _born(self, value: int) -> int:
         return self.producer[value].index if value in self.producer else -1
@@ -163,7 +186,7 @@ class _Finder:
 
     def _at_result(self, value: int, source: str, target: str) -> bool:
         node = self.producer.get(value)
-        if node is None or len(node.outputs) != 1 or not node.frames or node.frames[0].module is None:
+        if node is None or value not in self.decision.search.computed or node.index in self.decision.captured_in:
             return False
         frame = node.frames[0]
         self._add(node.module, "result", f"{frame.code.co_name}:{frame.instruction}", value, source, target, frame)
@@ -176,15 +199,16 @@ class _Finder:
             for call, leaf in self.given[value]
             if call.first_node <= node.index < call.last_node and not call.first_node <= self._born(value) < call.last_node
         ]
+        inner = [(call, leaf) for call, leaf in inner if not self._buried(call)]
         inner.sort(key=lambda found: found[0].first_node - found[0].last_node)
         for call, leaf in inner:
-            inside = [s for n, _, s in self.decision.uses(value) if call.first_node <= n.index < call.last_node]
-            if all(state == target for state in inside):
+            states = [s for n, _, s in self.decision.uses(value) if call.first_node <= n.index < call.last_node]
+            if all(state == target for state in states):
                 return call, leaf
         return None
 
     def _at_operand(self, value: int, source: str, target: str, node: Node, position: int) -> bool:
-        if not node.frames or node.frames[0].module is None:
+        if (node.index, position) not in self.decision.search.wrapped:
             return False
         frame = node.frames[0]
         leaf = f"{frame.code.co_name}:{frame.instruction}.{position}"
@@ -227,7 +251,7 @@ class _Finder:
         frame: Frame | None = None, operand: int = -1,
     ) -> None:  # fmt: skip
         key = (module, where, leaf)
-        steps = self._steps(f"{module or 'model'}:{where}.{leaf}", value, source, target)
+        steps = self.steps(f"{module or 'model'}:{where}.{leaf}", value, source, target)
         known = self.places.get(key)
         if known is not None and known.steps != steps:
             self._refuse(value, source, target, f"{module} would have to treat {where} {leaf} in two ways")
@@ -235,7 +259,8 @@ class _Finder:
         self.places[key] = Place(module, where, leaf, steps, frame, operand)
         self.decided[key].add((value, source, target))
 
-    def _steps(self, name: str, value: int, source: str, target: str) -> tuple[Site, ...]:
+    def steps(self, name: str, value: int, source: str, target: str) -> tuple[Site, ...]:
+        """The sites of a conversion, named after its place."""
         steps: list[Site] = []
         if source[0] == "M":
             steps.append(Site(f"{name}:scale", "scale", weights=self._weights(value, source)))

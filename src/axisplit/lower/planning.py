@@ -12,6 +12,7 @@ import torch
 from axisplit.axes.derive import derive_axes
 from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
+from axisplit.lower.captured import can_capture
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, expression_check, fingerprint, lower, prove_programs
 from axisplit.lower.places import Refusal, wrappable
@@ -43,32 +44,102 @@ def make_plan(
     if not isinstance(ranks, int) or ranks < 1:
         raise InputError("the number of ranks must be at least 1", got=str(ranks), needed="1, 2, 3, ...", do="pass ranks=2")
     captured = capture(model, inputs)
-    start = begin_search(captured, model, ranks, uneven)
-    forbidden: dict[tuple[str, ...], str] = {}
-    for _ in range(MOST_ROUNDS):
-        search = replace(start, forbidden=frozenset(forbidden))
-        choice = choose(search, keep, memory_per_rank)
+    planner = _Planner(captured, model, inputs, begin_search(captured, model, ranks, uneven), keep, memory_per_rank)
+    native = planner.search(programs=False)
+    best = native
+    if native is None or not planner.is_optimal(native):
+        captive = planner.search(programs=True)
+        if native is None or (captive is not None and _cost(captive) < _cost(native)):
+            best = captive
+    if best is None:
+        raise LoweringError("no plan could be put into the model's code", got="; ".join(planner.reasons[-3:]))
+    plan = describe(best, captured, planner, name or type(model).__name__)
+    check_plan(plan)
+    return plan
+
+
+@dataclass(frozen=True)
+class Found:
+    """A decision with its lowering, proved on every rank's program, and what was excluded on the way to it."""
+
+    decision: Decision
+    lowered: Lowered
+    excluded: tuple[str, ...]
+
+
+def _cost(found: Found) -> tuple[float, float]:
+    """What is compared between plans: parameter bytes left whole, then bytes moved (rounded to what the solver tells
+    apart)."""
+    solution = found.decision.choice.solution
+    return round(solution.unsplit, 3), round(solution.bytes, 3)
+
+
+class _Planner:
+    """Chooses, lowers and proves, and goes round again without what could not be lowered."""
+
+    def __init__(
+        self,
+        captured: Captured,
+        model: torch.nn.Module,
+        inputs: Inputs,
+        start: Search,
+        keep: tuple[str, ...],
+        memory_per_rank: float | None,
+    ) -> None:
+        self.captured, self.model, self.inputs, self.start = captured, model, inputs, start
+        self.keep, self.memory_per_rank = keep, memory_per_rank
+        self.reasons: list[str] = []
+        self.first: Choice | None = None
+
+    def is_optimal(self, found: Found) -> bool:
+        """Whether nothing that had to be excluded would have made the plan better."""
+        assert self.first is not None
+        first = self.first.solution
+        return found.decision.choice.solution.optimal and _cost(found) <= (round(first.unsplit, 3), round(first.bytes, 3))
+
+    def search(self, programs: bool) -> Found | None:
+        """The best plan that can be lowered; with `programs`, modules may run captured ones."""
+        forbidden: dict[tuple[str, ...], str] = {}
+        modules: frozenset[str] = frozenset()
+        choice = self._choose(forbidden)
+        for _ in range(MOST_ROUNDS):
+            decision = Decision(replace(self.start, forbidden=frozenset(forbidden)), choice, modules)
+            lowered, refusals = lower(decision, self.captured, self.model)
+            if not refusals:
+                mismatches = prove_programs(decision, lowered, self.captured, self.model, self.inputs)
+                refusals = [r for m in mismatches for r in blame(decision, m.node, str(m))]
+            if not refusals:
+                return Found(decision, lowered, tuple(sorted(set(forbidden.values()))))
+            more = self._capturable(decision, refusals) - modules if programs else frozenset()
+            if more:
+                modules |= more
+                continue
+            new = {r.forbid: r.reason for r in refusals if r.forbid not in forbidden}
+            self.reasons += [r.reason for r in refusals]
+            if not new:
+                return None
+            forbidden.update(new)
+            choice = self._choose(forbidden)
+        return None
+
+    def _choose(self, forbidden: dict[tuple[str, ...], str]) -> Choice:
+        choice = choose(replace(self.start, forbidden=frozenset(forbidden)), self.keep, self.memory_per_rank)
         if choice is None:
             raise MemoryBoundError(
                 "no plan fits into the memory that was allowed",
-                got=f"{memory_per_rank:,.0f} bytes a rank",
+                got=f"{self.memory_per_rank:,.0f} bytes a rank",
                 needed="more memory, or more ranks",
                 do="raise --memory-per-rank or --ranks",
             )
-        decision = Decision(search, choice)
-        lowered, refusals = lower(decision, captured, model)
-        plan = describe(decision, lowered, captured, forbidden, name or type(model).__name__)
-        if not refusals:
-            for mismatch in prove_programs(decision, plan, captured, model, inputs):
-                refusals += blame(decision, mismatch.node, str(mismatch))
-        if not refusals:
-            check_plan(plan)
-            return plan
-        new = {r.forbid: r.reason for r in refusals if r.forbid not in forbidden}
-        if not new:
-            raise LoweringError("the plan cannot be put into the model's code", got=refusals[0].reason)
-        forbidden.update(new)
-    raise LoweringError("no plan could be put into the model's code", got="; ".join(list(forbidden.values())[-3:]))
+        self.first = self.first or choice
+        return choice
+
+    def _capturable(self, decision: Decision, refusals: list[Refusal]) -> frozenset[str]:
+        """Modules (with their repetitions) whose ops were refused and whose program can take the place of their Python."""
+        graph, keys = self.captured.graph, decision.search.ties.node
+        classes = {keys[r.node].partition("|")[0] for r in refusals if r.node is not None}
+        found = {n.module for n in graph.nodes if keys[n.index].partition("|")[0] in classes}
+        return frozenset(module for module in found if can_capture(graph, module))
 
 
 def begin_search(captured: Captured, model: torch.nn.Module, ranks: int, uneven: bool = True) -> Search:
@@ -100,8 +171,8 @@ def decision_of(plan: Plan, captured: Captured, model: torch.nn.Module) -> Decis
             needed=f"the plan's: {plan.fingerprint} ({plan.model}, torch {plan.versions.get('torch')})",
             do="plan this model again with these versions",
         )
-    solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal)
-    return Decision(search, Choice(solution, problem, {}))
+    solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal, 0.0)
+    return Decision(search, Choice(solution, problem, {}), frozenset(c.module for c in plan.captured))
 
 
 def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
@@ -115,25 +186,25 @@ def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
         current = waiting.pop(0)
         strategy = decision.strategy(current)
         if strategy.name != "whole":
-            return [Refusal(("run", decision.search.ties.node[current.index], strategy.name), reason)]
+            return [Refusal(("run", decision.search.ties.node[current.index], strategy.name), reason, node)]
         for value in current.inputs():
             if value in producer and value not in seen:
                 seen.add(value)
                 waiting.append(producer[value])
-    return [Refusal(("none",), reason)]
+    return [Refusal(("none",), reason, node)]
 
 
-def describe(
-    decision: Decision, lowered: Lowered, captured: Captured, forbidden: dict[tuple[str, ...], str], name: str
-) -> Plan:
+def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> Plan:
     """The decision as a plan, with its figures."""
+    decision, lowered = found.decision, found.lowered
     graph, solution = decision.graph, decision.choice.solution
     moved = planned_collectives(decision)
     first = graph.phases[0] if graph.phases else "forward"
     busiest = max(sum(entry.by_rank[rank] for entry in moved if entry.phase == first) for rank in range(decision.num_ranks))
-    warnings = [] if any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1 else [
-        "nothing to split: the model runs whole on every rank"
-    ]  # fmt: skip
+    assert planner.first is not None
+    optimal, bound = planner.is_optimal(found), planner.first.solution.bound
+    split = any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1
+    warnings = [] if split else ["nothing to split: the model runs whole on every rank"]
     return Plan(
         model=name,
         ranks=decision.num_ranks,
@@ -144,15 +215,16 @@ def describe(
         tied=lowered.tied,
         places=lowered.places,
         edits=lowered.edits,
+        captured=lowered.captured,
         tiers=_tiers(lowered),
         collectives=_collectives(moved, busiest),
         axes=_axes(decision),
         comm_bytes_per_rank=busiest,
-        lower_bound_bytes=busiest if solution.optimal else 0.0,
-        optimal=solution.optimal and not forbidden,
+        lower_bound_bytes=busiest if optimal or not solution.bytes else busiest * min(1.0, bound / solution.bytes),
+        optimal=optimal,
         choices={"ops": solution.strategy, "held": solution.state},
         constraints=_constraints(decision),
-        excluded=tuple(sorted(set(forbidden.values()))),
+        excluded=found.excluded,
         assumed=graph.assumed + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
         domain=(f"phases: {', '.join(graph.phases)}", "inference: train and eval are traced as the model was given"),
         warnings=tuple(warnings),
@@ -245,12 +317,12 @@ def _constraints(decision: Decision) -> tuple[str, ...]:
 
 def _tiers(lowered: Lowered) -> dict[str, str]:
     """Module -> how its Python was made to run on parts."""
-    tiers: dict[str, str] = {}
+    tiers: dict[str, str] = {program.module or "model": "captured" for program in lowered.captured}
     for edit in lowered.edits:
-        tiers[edit.module or "model"] = "attributes"
+        tiers.setdefault(edit.module or "model", "attributes")
     for place in lowered.places:
         if place.where in ("result", "operand", "call"):
-            tiers[place.module or "model"] = "expression"
+            tiers.setdefault(place.module or "model", "expression")
         else:
             tiers.setdefault(place.module or "model", "native")
     return tiers

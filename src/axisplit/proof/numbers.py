@@ -135,20 +135,23 @@ def run_ranks(
 def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Collectives by what they do and where, repeated blocks together: name -> sites."""
     found: dict[str, list[str]] = {}
-    for place in plan.places:
-        for step in place.steps:
+    for holder in (*plan.places, *plan.captured):
+        for step in holder.steps:
             if step.kind in ("all_reduce", "all_gather"):
-                starred = ".".join("*" if part.isdigit() else part for part in place.module.split("."))
-                found.setdefault(f"{step.kind} at {starred or 'model'} ({place.where} {place.leaf})", []).append(step.name)
+                starred = ".".join("*" if part.isdigit() else part for part in step.name.split("."))
+                found.setdefault(f"{step.kind} at {starred}", []).append(step.name)
     return {name: tuple(sites) for name, sites in found.items()}
 
 
 def rounding_bound(model: torch.nn.Module, inputs: Inputs, whole: Outputs) -> float:
     """How far the outputs move when every reduction is off by its own rounding error."""
     worst = 0.0
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused block hides the reductions inside it
     for draw in range(DRAWS):
         with Perturbed(seed=draw):
             worst = max(worst, difference(whole, run_all(model, inputs)))
+    torch.backends.mha.set_fastpath_enabled(fused)
     return SAFETY * worst
 
 

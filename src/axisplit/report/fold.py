@@ -6,7 +6,6 @@ plan itself knows axes by parameter and dim.
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -57,8 +56,7 @@ class Blocks:
     def fold_module(self, path: str) -> str:
         parts = path.split(".")
         starred = [
-            "*" if part.isdigit() and _container(parts, i) in self._containers else part
-            for i, part in enumerate(parts)
+            "*" if part.isdigit() and _container(parts, i) in self._containers else part for i, part in enumerate(parts)
         ]
         return ".".join(starred)
 
@@ -76,44 +74,60 @@ def _container(parts: Sequence[str], position: int) -> str:
 
 
 def join_siblings(marked: Sequence[tuple[str, str]]) -> list[str]:
-    """(name, mark) pairs as few items: those of one module together, their common end said once.
+    """(name, mark) pairs as few items: those of one module together, their common end and their biases said once.
 
     >>> join_siblings([("h.*.q_proj.weight", "[0]"), ("h.*.k_proj.weight", "[0]"), ("h.*.o_proj.weight", "[1]")])
     ['h.*.{q,k}_proj [0]', 'o_proj [1]']
+    >>> join_siblings([("fc.weight", "[0]"), ("fc.bias", "[0]")])
+    ['fc [0]', 'bias']
     """
     groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    weights = {name.removesuffix(".weight") for name, _ in marked if name.endswith(".weight")}
+    biases: dict[str, int] = defaultdict(int)
     for name, mark in marked:
+        layer = name.removesuffix(".bias")
         parent, leaf = _split_leaf(name)
-        groups[parent][mark].append(leaf)
+        if layer != name and layer in weights:
+            biases[_split_leaf(layer)[0]] += 1
+        else:
+            groups[parent][mark].append(leaf)
     items = []
     for parent, by_mark in groups.items():
         prefix = f"{parent}." if parent else ""
         for mark, leaves in by_mark.items():
             items.append(f"{prefix}{_braced(list(dict.fromkeys(leaves)))} {mark}".rstrip())
             prefix = ""
+        if biases[parent]:
+            items.append("bias" if biases[parent] == 1 else "biases")
     return items
 
 
 def _split_leaf(name: str) -> tuple[str, str]:
-    """(module that holds the module, the rest without `.weight`)."""
+    """(the module that holds the layer, the layer and what of it unless its weight)."""
     parts = name.removesuffix(".weight").split(".")
     keep = 2 if parts[-1] == "bias" and len(parts) > 1 else 1
     return ".".join(parts[:-keep]), ".".join(parts[-keep:])
 
 
 def _braced(leaves: list[str]) -> str:
-    """
+    """Names in braces, with a common end behind them.
+
     >>> _braced(["gate_proj", "up_proj"]), _braced(["fc1", "fc2"]), _braced(["wq"])
     ('{gate,up}_proj', '{fc1,fc2}', 'wq')
     """
     if len(leaves) == 1:
         return leaves[0]
-    tail = os.path.commonprefix([leaf[::-1] for leaf in leaves])[::-1]
+    tail = _common_end(leaves)
     starts = [tail.find(mark) for mark in "_." if mark in tail]
     tail = tail[min(starts) :] if starts else ""
     if any(len(leaf) == len(tail) for leaf in leaves):
         tail = ""
     return "{" + ",".join(leaf[: len(leaf) - len(tail)] for leaf in leaves) + "}" + tail
+
+
+def _common_end(texts: Sequence[str]) -> str:
+    first = texts[0]
+    return next(first[i:] for i in range(len(first) + 1) if all(text.endswith(first[i:]) for text in texts))
 
 
 @dataclass(frozen=True)
@@ -150,10 +164,12 @@ def _word(parameter: str) -> str:
 
 
 def _short(name: str) -> str:
-    """
+    """The last module of an axis's name, and the dim.
+
     >>> _short("model.layers.*.k_proj.weight[0]")
     'k_proj[0]'
     """
     path, bracket, dim = name.partition("[")
     parts = [part for part in path.split(".") if part != "weight"]
-    return f"{parts[-1] if parts else path}{bracket}{dim}"
+    tail = parts[-2:] if parts[-1:] == ["bias"] else parts[-1:]
+    return f"{'.'.join(tail) or path}{bracket}{dim}"

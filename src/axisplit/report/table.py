@@ -1,29 +1,31 @@
 """The plan and the verdict as tables to look at.
 
-    render_plan      what is split and where, what a rank holds, what moves, what is proved of it
-    render_verdict   EQUAL, DIFFERENT or COULD NOT, and on what grounds
+`render_plan`: what is split and where, what a rank holds, what moves (moves.py), what is known of it.
+`render_verdict`: EQUAL, DIFFERENT or COULD NOT, and on what grounds (verdict.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from axisplit.report.fold import Appearance, Blocks, axis_word, join_siblings
-from axisplit.report.text import bytes_text, clean, columns, hang, paragraph, percent_text, shorten
+from axisplit.report.moves import collectives_section, optimality_section
+from axisplit.report.text import bytes_text, clean, columns, hang, percent_text, shorten, unbroken
+from axisplit.report.verdict import render_verdict
 
 if TYPE_CHECKING:
-    from axisplit.solve.plan import AxisPlan, CollectivePlan, ParameterPlan, Plan
+    from axisplit.solve.plan import AxisPlan, ParameterPlan, Plan
 
-MOST_WHOLE, MOST_EDITS, MOST_RANKS, SPLIT_WIDTH, BAR_WIDTH, NAME_WIDTH = 8, 6, 8, 30, 40, 52
-_MASKED = " masked"
+__all__ = ["render_plan", "render_verdict"]
+
+MOST_LINES, MOST_RANKS, PARTS_WIDTH, BAR_WIDTH, NAME_WIDTH = 8, 8, 30, 40, 56
 _HOW = {
     "native": "hooks at module boundaries",
     "attributes": "integer attributes rewritten",
-    "expression": "calls inserted into a forward",
-    "captured": "captured program in place of the Python",
+    "expression": "calls inserted into forward",
+    "captured": "a captured program in place of the Python",
 }
 
 
@@ -35,8 +37,8 @@ def render_plan(plan: Plan) -> str:
         _axes(plan, blocks),
         _parameters(plan),
         _kept_whole(plan, blocks),
-        _collectives(plan, blocks),
-        _optimality(plan),
+        collectives_section(plan, blocks),
+        optimality_section(plan),
         _lowering(plan, blocks),
         _notes(plan),
     )
@@ -46,11 +48,14 @@ def render_plan(plan: Plan) -> str:
 def _headline(plan: Plan) -> list[str]:
     dtypes = ", ".join(dict.fromkeys(p.dtype for p in plan.parameters if p.kind == "parameter"))
     first = next(iter(plan.sizes), "").partition(":")[0]
-    inputs = [f"{k.partition(':')[2]} {list(v)}" for k, v in plan.sizes.items() if k.partition(":")[0] == first]
+    inputs = [f"{k.partition(':')[2]} {v}" for k, v in plan.sizes.items() if k.partition(":")[0] == first]
     versions = [f"{name} {version}" for name, version in plan.versions.items() if version]
     facts = [*inputs, dtypes, *versions, f"fingerprint {plan.fingerprint}"]
     ranks = "1 rank" if plan.ranks == 1 else f"{plan.ranks} ranks"
-    return [f"{shorten(clean(plan.model), 80)} over {ranks}", *hang("  ", [clean(f) for f in facts if f], " · ")]
+    return [
+        f"{shorten(clean(plan.model), 80)} over {ranks}",
+        *hang("  ", unbroken([clean(fact) for fact in facts if fact], " · ")),
+    ]
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------
@@ -58,58 +63,46 @@ def _headline(plan: Plan) -> list[str]:
 
 def _axes(plan: Plan, blocks: Blocks) -> list[str]:
     if not plan.axes:
-        return ["AXES", "  none is split"]
-    rows = _axis_rows(plan, blocks)
-    labels = [("axis", "size", "each rank's part"), *(row[:3] for row in rows)]
-    lines = columns(labels, "lrl")
-    width = max(map(len, lines)) + 3
-    parameters = [["parameters, and which dim of each"], *(row[3] for row in rows)]
-    found = ["AXES THAT ARE SPLIT"]
-    for line, items in zip(lines, parameters, strict=True):
-        found += hang(line.ljust(width), items)
-    return found
+        return ["AXES  none is split"]
+    head = ("axis", "size", "each rank's part", "parameters and their dims")
+    return ["AXES THAT ARE SPLIT", *columns([head, *_axis_rows(plan, blocks)], "lrlw")]
 
 
-def _axis_rows(plan: Plan, blocks: Blocks) -> list[tuple[str, str, str, list[str]]]:
-    """(word, size, parts, parameters) of each axis; those that differ only in their block are one."""
-    held: dict[str, list[ParameterPlan]] = defaultdict(list)
+def _axis_rows(plan: Plan, blocks: Blocks) -> list[tuple[str, str, str, str]]:
+    """(word, size, parts, parameters) of each axis in the model's order; alike blocks are one."""
+    order: dict[str, int] = {}
+    held: dict[str, list[Appearance]] = defaultdict(list)
     for parameter in plan.parameters:
-        if parameter.held == "split":
-            held[parameter.axis].append(parameter)
-    rows: dict[tuple[str, str, str, tuple[str, ...]], int] = Counter()
-    for axis in plan.axes:
-        seen = [Appearance(p.name, _split_dims(p), p.shape[_split_dims(p)[0]]) for p in held[axis.name] if _split_dims(p)]
-        marked = [(clean(blocks.fold(a.parameter)), str(list(a.dims))) for a in seen]
-        items = join_siblings(list(dict.fromkeys(marked) if marked else [(clean(n), "") for n in axis.parameters]))
-        word = shorten(clean(axis_word(axis.name, axis.size, seen)), 14)
-        rows[word, f"{axis.size:,}", _parts(axis), tuple(items)] += 1
-    order = sorted(rows, key=lambda row: -max((p.bytes for p in plan.parameters if clean(blocks.fold(p.name)) in ""), default=0))
-    return [(word, size, parts, list(items)) for word, size, parts, items in order]
+        dims = _split_dims(parameter)
+        if dims:
+            order.setdefault(parameter.axis, len(order))
+            held[parameter.axis].append(Appearance(parameter.name, dims, parameter.shape[dims[0]]))
+    rows: dict[tuple[str, str, str, str], None] = {}
+    for axis in sorted(plan.axes, key=lambda a: order.get(a.name, len(order))):
+        marked = [(clean(blocks.fold(a.parameter)), str(list(a.dims))) for a in held[axis.name]]
+        items = join_siblings(list(dict.fromkeys(marked or [(clean(name), "") for name in axis.parameters])))
+        word = shorten(clean(axis_word(axis.name, axis.size, held[axis.name])), 14)
+        rows[word, f"{axis.size:,}", _parts(axis), unbroken(items)] = None
+    return list(rows)
 
 
 def _split_dims(parameter: ParameterPlan) -> tuple[int, ...]:
     """Dims of which some rank does not hold all."""
-    return tuple(
-        dim
-        for dim, size in enumerate(parameter.shape)
-        if any(ranges[dim] != ((0, size),) for ranges in parameter.ranges)
-    )
+    if parameter.held != "split":
+        return ()
+    sizes = enumerate(parameter.shape)
+    return tuple(dim for dim, size in sizes if any(ranges[dim] != ((0, size),) for ranges in parameter.ranges))
 
 
 def _parts(axis: AxisPlan) -> str:
-    """
-    >>> from axisplit.solve.plan import AxisPlan
-    >>> _parts(AxisPlan("heads", 9, ("0:5", "5:9"), ())), _parts(AxisPlan("ffn", 64, tuple(f"{i}:{i+1}" for i in range(64)), ()))
-    ('0:5 | 5:9', '64 parts of 1')
-    """
+    """Each rank's part; of many ranks the first and the last, or how many equal ones."""
     text = " | ".join(clean(part) for part in axis.split)
-    if len(text) <= SPLIT_WIDTH:
+    if len(text) <= PARTS_WIDTH:
         return text
-    if len(set(axis.split)) == len(axis.split) and axis.size % len(axis.split) == 0 and " x " not in text:
-        starts = [int(part.partition(":")[0]) for part in axis.split]
-        even = axis.size // len(axis.split)
-        if starts == list(range(0, axis.size, even)):
-            return f"{len(starts)} parts of {even:,}"
+    count = len(axis.split)
+    even, rest = divmod(axis.size, count)
+    if not rest and list(axis.split) == [f"{i * even}:{(i + 1) * even}" for i in range(count)]:
+        return f"{count} parts of {even:,}"
     return f"{clean(axis.split[0])} | … | {clean(axis.split[-1])}"
 
 
@@ -117,18 +110,17 @@ def _parts(axis: AxisPlan) -> str:
 
 
 def _parameters(plan: Plan) -> list[str]:
-    total = plan.total_bytes
-    lines = [f"PARAMETERS  {bytes_text(total)} in all, {percent_text(plan.split_fraction)} split"]
+    total, sizes = plan.total_bytes, plan.bytes_per_rank
+    groups = [(size, [rank for rank, _ in group]) for size, group in groupby(enumerate(sizes), key=lambda e: e[1])]
+    if len(groups) > MOST_RANKS:
+        groups = [(max(sizes), [sizes.index(max(sizes))]), (min(sizes), [sizes.index(min(sizes))])]
     rows = []
-    for size, group in groupby(enumerate(plan.bytes_per_rank), key=lambda entry: entry[1]):
-        ranks = [rank for rank, _ in group]
-        name = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}, each"
+    for size, ranks in groups:
         share = size / total if total else 0.0
+        name = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}, each"
         rows.append((name, bytes_text(size), percent_text(share), "█" * max(round(BAR_WIDTH * share), 1)))
-    if len(rows) > MOST_RANKS:
-        sizes = plan.bytes_per_rank
-        rows = [("most", bytes_text(max(sizes)), "", ""), ("least", bytes_text(min(sizes)), "", "")]
-    return lines + columns(rows, "lrrl")
+    heading = f"PARAMETERS  {bytes_text(total)} in all, {percent_text(plan.split_fraction)} of them split"
+    return [heading, *columns(rows, "lrrl")]
 
 
 def _kept_whole(plan: Plan, blocks: Blocks) -> list[str]:
@@ -136,14 +128,44 @@ def _kept_whole(plan: Plan, blocks: Blocks) -> list[str]:
     for parameter in plan.parameters:
         if parameter.held != "split" and parameter.kind == "parameter":
             found[clean(blocks.fold(parameter.name)), clean(parameter.reason)].append(parameter.bytes)
-    if not found:
-        return []
     entries = sorted(found.items(), key=lambda entry: (-sum(entry[1]), entry[0]))
-    rows = [(shorten(name, NAME_WIDTH), f"{len(sizes)} ×", bytes_text(sizes[0]), reason) for (name, reason), sizes in entries]
-    total = sum(sum(sizes) for sizes in found.values())
-    lines = columns(rows[:MOST_WHOLE], "lrrl")
-    lines = [piece for line in lines for piece in _wrap_last(line, rows)]
-    rest = entries[MOST_WHOLE:]
-    if rest:
-        lines.append(f"  … and {len(rest)} more, {bytes_text(sum(sum(sizes) for _, sizes in rest))} together")
-    return [f"KEPT WHOLE ON EVERY RANK  {bytes_text(total)}", *lines]
+    rows = [
+        (shorten(name, NAME_WIDTH), f"{len(sizes)} ×", bytes_text(max(sizes)), reason)
+        for (name, reason), sizes in entries[:MOST_LINES]
+    ]
+    rest = [size for _, sizes in entries[MOST_LINES:] for size in sizes]
+    more = [f"  and {len(rest)} more, {bytes_text(sum(rest))} together"] if rest else []
+    total = bytes_text(sum(sum(sizes) for sizes in found.values()))
+    return [f"KEPT WHOLE  {total} on every rank", *columns(rows, "lrrw"), *more] if rows else []
+
+
+# --- how it runs, and what to know --------------------------------------------------------------------------------
+
+
+def _lowering(plan: Plan, blocks: Blocks) -> list[str]:
+    counts = Counter(plan.tiers.values())
+    rows = []
+    for tier in sorted(counts, key=lambda t: (t != "native", t)):
+        modules = unbroken(dict.fromkeys(clean(blocks.fold_module(m)) for m, t in plan.tiers.items() if t == tier))
+        rows.append((tier, str(counts[tier]), f"{_HOW.get(tier, '')}: {modules}"))
+    edits: dict[tuple[str, str], int] = Counter()
+    for edit in plan.edits:
+        values = " | ".join(str(value) for value in edit.values)
+        edits[clean(f"{blocks.fold_module(edit.module)}.{edit.attribute}"), f"{edit.whole} → {values}"] += 1
+    changed = [(shorten(name, NAME_WIDTH), f"{n} ×", values) for (name, values), n in list(edits.items())[:MOST_LINES]]
+    more = [f"  and {len(edits) - MOST_LINES} more"] if len(edits) > MOST_LINES else []
+    found = ["MODULES THAT ARE CHANGED", *columns(rows, "lrw")] if rows else []
+    return found + (["  attributes, whole → of each rank", *columns(changed, "lrw", 4), *more] if changed else [])
+
+
+def _notes(plan: Plan) -> list[str]:
+    ties = [f"{clean(name)} = {clean(other)}" for name, other in plan.tied.items()]
+    notes = (
+        ("tied", [unbroken(ties)] if ties else []),
+        ("domain", plan.domain),
+        ("assumed", plan.assumed or ["nothing"]),
+        ("excluded", plan.excluded),
+        ("WARNING", plan.warnings),
+    )
+    rows = [(label if i == 0 else "", clean(text, "\u00a0")) for label, texts in notes for i, text in enumerate(texts)]
+    return columns(rows, "lw")

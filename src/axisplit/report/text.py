@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 WIDTH = 110
 _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
-_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), surrogates, line and paragraph separators
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), surrogates, line separators
+_UNITS = ("kB", "MB", "GB", "TB")
 _NO_BREAK = "\u00a0"
 
 
 def clean(text: str, keep: str = "") -> str:
-    """The text without escape sequences, control, bidi and other unseen characters, but those in `keep`.
+    r"""The text without escape sequences, control, bidi and other unseen characters, but those in `keep`.
 
     >>> clean("layer\x1b[31m.0\u202e\x07")
     'layer.0'
@@ -31,12 +32,12 @@ def bytes_text(size: float) -> str:
     """
     if size < 1000:
         return f"{size:.4g} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.5:
-            break
+    power = 1
+    while size / 1000**power >= 999.5 and power < len(_UNITS):
+        power += 1
+    size /= 1000**power
     digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
-    return f"{size:.{digits}f} {unit}"
+    return f"{size:.{digits}f} {_UNITS[power - 1]}"
 
 
 def percent_text(share: float) -> str:
@@ -64,35 +65,38 @@ def shorten(text: str, width: int) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], align: str, indent: int = 2, gap: int = 3) -> list[str]:
-    """Rows as lines: one letter of `align` (l, r) for each column; the last column is not padded.
+    """Rows as lines: a letter of `align` for each column, l(eft), r(ight), or for the last one w(rapped to WIDTH).
 
     >>> columns([("a", "10"), ("bcd", "2")], "lr")
     ['  a     10', '  bcd    2']
     """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(align))] if rows else []
     lines = []
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(len(align))]
     for row in rows:
         cells = [
             cell.rjust(width) if side == "r" else cell.ljust(width)
             for cell, width, side in zip(row, widths, align, strict=True)
         ]
-        lines.append((" " * indent + (" " * gap).join(cells)).rstrip())
+        if align[-1] == "w":
+            head = " " * indent + "".join(cell + " " * gap for cell in cells[:-1])
+            lines += hang(head, row[-1])
+        else:
+            lines.append((" " * indent + (" " * gap).join(cells)).rstrip())
     return lines
 
 
-def hang(prefix: str, items: Sequence[str], separator: str = ", ") -> list[str]:
-    """`prefix` and the items, wrapped to WIDTH under where the first item starts; no item is broken unless it must be.
+def hang(prefix: str, text: str) -> list[str]:
+    """`prefix` and text, wrapped to WIDTH under where the text starts.
 
-    >>> hang("axes  ", ["heads", "ffn"])
+    >>> hang("axes  ", "heads, ffn")
     ['axes  heads, ffn']
     """
-    text = separator.join(item.replace(" ", _NO_BREAK) for item in items)
     room = max(WIDTH - len(prefix), 20)
-    wrapped = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=True) or [""]
+    wrapped = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
     lines = [prefix + wrapped[0], *(" " * len(prefix) + line for line in wrapped[1:])]
     return [line.replace(_NO_BREAK, " ").rstrip() for line in lines]
 
 
-def paragraph(prefix: str, text: str) -> list[str]:
-    """`prefix` and prose, wrapped to WIDTH under where the prose starts."""
-    return hang(prefix, text.split(" "), " ")
+def unbroken(items: Iterable[str], separator: str = ", ") -> str:
+    """Items in a row, for `hang`: a line ends between two of them, not inside one."""
+    return separator.join(item.replace(" ", _NO_BREAK) for item in items)

@@ -71,6 +71,22 @@ class PlacePlan:
 
 
 @dataclass(frozen=True)
+class CapturedPlan:
+    """The program that takes the place of a module's forward, for one way of calling it (see `lower.captured`)."""
+
+    module: str
+    training: bool
+    arguments: Mapping[str, Any]
+    result: Any
+    programs: tuple[tuple[Any, ...], ...]  # for each rank: [op, args, kwargs, outputs], ...
+    steps: tuple[StepPlan, ...] = ()
+
+    @property
+    def signature(self) -> str:
+        return json.dumps([self.training, self.arguments], sort_keys=True)
+
+
+@dataclass(frozen=True)
 class EditPlan:
     """An integer attribute of one module, rewritten for each rank."""
 
@@ -112,6 +128,7 @@ class Plan:
     tied: Mapping[str, str]
     places: tuple[PlacePlan, ...]
     edits: tuple[EditPlan, ...]
+    captured: tuple[CapturedPlan, ...]
     tiers: Mapping[str, str]
     collectives: tuple[CollectivePlan, ...]
     axes: tuple[AxisPlan, ...]
@@ -144,6 +161,14 @@ class Plan:
         split = sum(p.bytes for p in own if p.held == "split")
         return split / self.total_bytes if self.total_bytes else 0.0
 
+    @property
+    def captured_fraction(self) -> float:
+        """Share of the parameter bytes in modules that run a captured program."""
+        modules = {c.module for c in self.captured}
+        own = [p for p in self.parameters if p.kind == "parameter"]
+        inside = sum(p.bytes for p in own if any(p.name.startswith(f"{m}.") or not m for m in modules))
+        return inside / self.total_bytes if self.total_bytes else 0.0
+
     def to_json(self) -> dict[str, Any]:
         """The fields of `axisplit plan --json`."""
         own = [p for p in self.parameters if p.kind == "parameter"]
@@ -170,6 +195,7 @@ class Plan:
             "optimal": self.optimal,
             "constraints": list(self.constraints),
             "tiers": dict(self.tiers),
+            "captured_fraction": self.captured_fraction,
             "assumed": list(self.assumed),
             "warnings": list(self.warnings),
         }
@@ -215,6 +241,9 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         made["parameters"] = tuple(ParameterPlan(**_tuples(p)) for p in data["parameters"])
         made["places"] = tuple(
             PlacePlan(**{**_tuples(p), "steps": tuple(StepPlan(**_tuples(s)) for s in p["steps"])}) for p in data["places"]
+        )
+        made["captured"] = tuple(
+            CapturedPlan(**{**c, "steps": tuple(StepPlan(**_tuples(s)) for s in c["steps"])}) for c in data["captured"]
         )
         made["edits"] = tuple(EditPlan(**_tuples(e)) for e in data["edits"])
         made["collectives"] = tuple(CollectivePlan(**c) for c in data["collectives"])

@@ -125,10 +125,16 @@ def _shares(search: Search, problem: Problem) -> dict[tuple[str, str], float]:
     for value in set(search.derived.graph.parameters.values()):
         key = search.ties.value[value]
         for state in problem.held[key]:
-            whole = state in (WHOLE, PARTIAL)
-            size = search.derived.graph.values[value].bytes if whole else max(share_bytes(search, value, state))
-            shares[key, state] = shares.get((key, state), 0.0) + size
+            shares[key, state] = shares.get((key, state), 0.0) + _share(search, value, state)
     return shares
+
+
+def _share(search: Search, value: int, state: str) -> float:
+    """Bytes on the fullest rank; among equals, less in all."""
+    if state in (WHOLE, PARTIAL):
+        return search.derived.graph.values[value].bytes * 1.001
+    held = share_bytes(search, value, state)
+    return max(held) + 0.001 * sum(held) / len(held)
 
 
 def _truly_split(search: Search, problem: Problem, name: str, size: int) -> frozenset[str]:

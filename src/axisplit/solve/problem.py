@@ -66,6 +66,7 @@ class Solution:
     bytes: float
     bound: float
     optimal: bool
+    unsplit: float  # bytes of parameters that should be split and are not
 
 
 class _Model:
@@ -232,11 +233,12 @@ def _lexicographic(
     shares = {model.column(("hold", *key), True): share for key, share in problem.shares.items()}
     if problem.memory is not None:
         model.row({i: share / problem.memory for i, share in shares.items()}, -np.inf, 1.0)
+    unsplit = 0.0
     if whole:
-        _, least, _, optimal = model.minimise(whole)
+        _, unsplit, _, optimal = model.minimise(whole)
         if not optimal:
             return None
-        model.limit(whole, least)
+        model.limit(whole, unsplit)
     values, least, bound, optimal = model.minimise(bytes_of)
     if not optimal:
         return None
@@ -251,7 +253,7 @@ def _lexicographic(
     }
     state = {v: next(s for s in states if ("hold", v, s) in chosen) for v, states in problem.held.items()}
     conversions = {(key[1], key[3]): key[2] for key in chosen if key[0] == "convert" and key[2] != key[3]}  # type: ignore[index]
-    return Solution(strategy, state, conversions, least, bound, optimal)
+    return Solution(strategy, state, conversions, least, bound, optimal, unsplit)
 
 
 __all__ = ["PARTIAL", "WHOLE", "Conversion", "Problem", "Solution", "solve_problem"]

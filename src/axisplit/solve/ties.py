@@ -84,7 +84,7 @@ def _canonical_name(name: str, canonical: dict[str, str]) -> str:
 
 
 def _node_keys(graph: Graph, canonical: dict[str, str]) -> list[str]:
-    """An op's key is the expression that issued it in the module that ran it: in every phase, in every repeated block,
+    """An op's key is the expression that issued it (and its order there) in the module that ran it: in every phase, in every repeated block,
     at every turn of a loop. That is what a change to the running program can tell apart."""
     files: dict[str, int] = {}
     keys = []
@@ -93,7 +93,7 @@ def _node_keys(graph: Graph, canonical: dict[str, str]) -> list[str]:
             f"{files.setdefault(f.code.co_filename, len(files))}:{f.code.co_firstlineno}:{f.code.co_name}:{f.instruction}"
             for f in node.frames
         ]
-        keys.append(f"{_canonical_name(node.module, canonical)}|{node.name}|{' '.join(places)}")
+        keys.append(f"{_canonical_name(node.module, canonical)}|{node.name}|{node.order}|{' '.join(places)}")
     return keys
 
 

@@ -6,11 +6,11 @@ from axisplit.axes.expression import Axis
 from axisplit.axes.law import Dims, Law, NodeView, rule
 from axisplit.capture.graph import Ref
 
-UNARY = """abs acos acosh asin asinh atan atanh bitwise_not ceil celu cos cosh deg2rad dropout elu erf erfc erfinv exp exp2
+UNARY = """abs acos acosh asin asinh atan atanh bitwise_not ceil celu cos cosh deg2rad elu erf erfc erfinv exp exp2
 expm1 floor gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu lgamma log log10 log1p log2
 log_sigmoid logical_not logit mish nan_to_num polygamma positive reciprocal relu relu6 round rsqrt selu sgn sigmoid sign
 sin sinc sinh softplus softshrink softsign sqrt square tan tanh tanhshrink threshold trunc silu frac native_dropout
-feature_dropout alpha_dropout clamp clamp_min clamp_max clip digamma special_expit special_erf special_log1p
+alpha_dropout clamp clamp_min clamp_max clip digamma special_expit special_erf special_log1p
 real imag to float half double bfloat16 int long bool type_as _to_copy fill zero bernoulli conj rrelu
 zeros_like ones_like full_like empty_like rand_like randn_like""".split()
 BINARY = """atan2 bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift copysign eq ne ge gt le lt
@@ -53,6 +53,13 @@ rule(*UNARY, *BINARY)(pointwise)
 @rule("neg", "negative")
 def negation(view: NodeView) -> Law:
     return pointwise(view, linear=(frozenset({0}),))
+
+
+@rule("dropout", "feature_dropout")
+def dropout(view: NodeView) -> Law:
+    """Outside training dropout is the identity."""
+    idle = not view.argument("train") or view.argument("p") == 0
+    return pointwise(view, linear=(frozenset({0}),) if idle else ())
 
 
 @rule("add", "sub", "subtract", "rsub", "__add__", "__radd__")

@@ -1,0 +1,191 @@
+"""The commands. What does the work is imported inside them: `axisplit --help` must not wait for torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import axisplit
+from axisplit.cli.options import Batch, Json, Model, NewTokens, PlanFile, Prompt, Ranks, Seq, check_ranks, parse_bytes
+from axisplit.cli.output import show, show_json
+
+if TYPE_CHECKING:
+    from axisplit.solve.plan import Plan
+
+app = typer.Typer(
+    name="axisplit",
+    help="Derive the split of a PyTorch model that moves the fewest bytes between ranks, prove it, run it.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        show(f"axisplit {axisplit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def plan(
+    model: Model,
+    ranks: Ranks,
+    batch: Batch = None,
+    seq: Seq = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Parameters to leave whole; may be given again.")
+    ] = None,
+    memory_per_rank: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most bytes of parameters a rank may hold, as 24GiB.")
+    ] = None,
+    uneven: Annotated[bool, typer.Option("--uneven/--no-uneven", help="Whether parts may differ in size.")] = True,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Derive the plan and print it."""
+    from axisplit.cli.planning import derive
+
+    memory = None if memory_per_rank is None else parse_bytes(memory_per_rank)
+    found = derive(model, ranks, batch, seq, keep=tuple(keep or ()), memory_per_rank=memory, uneven=uneven)
+    if out is not None:
+        found.save(out)
+    _print(found, found.to_json(), as_json)
+
+
+@app.command()
+def verify(
+    model: Model,
+    ranks: Ranks,
+    batch: Batch = None,
+    seq: Seq = None,
+    plan_file: PlanFile = None,
+    processes: Annotated[bool, typer.Option("--processes", help="Run on real local processes too.")] = False,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Not available yet.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove the plan and measure it: exit code 0 if equal, 1 if different, 2 if it could not be told."""
+    from axisplit.cli.planning import prove
+    from axisplit.errors import InputError
+
+    if gradients:
+        raise InputError(
+            "gradients cannot be verified yet", where="--gradients", do="leave it out to verify the forward"
+        )
+    judged = prove(model, ranks, batch, seq, _load_plan(plan_file, ranks), processes=processes)
+    _print(judged, judged.to_json(), as_json)
+    raise typer.Exit(judged.exit_code)
+
+
+@app.command()
+def generate(
+    model: Model,
+    ranks: Ranks,
+    prompt: Prompt,
+    max_new_tokens: NewTokens = 64,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens; else the likeliest is taken.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of drawing.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from so many likeliest; 0 from all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that hold so much.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of drawing.")] = 0,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Use the chat template; by default if there is one.")
+    ] = None,
+    plan_file: PlanFile = None,
+    as_json: Json = False,
+) -> None:
+    """Generate text on real local processes, streaming it."""
+    from axisplit.cli import generation
+    from axisplit.cli.rank import Sampling
+    from axisplit.models import resolve_model
+
+    sampling = Sampling(sample, temperature, top_k, top_p, seed)
+    saved = _load_plan(plan_file, ranks)
+    ready = generation.prepare(resolve_model(model), ranks, prompt, max_new_tokens, sampling, chat=chat, plan=saved)
+    out = sys.stderr if as_json else sys.stdout
+    made = generation.generate(ranks, ready.request, ready.tokenizer, generation.threads_for(ranks), _writer(out))
+    out.write("\n")
+    sys.stderr.write(f"{generation.summary(made)}\n")
+    if as_json:
+        show_json(made.to_json())
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def run(
+    ranks: Ranks,
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A Python file.")],
+    args: Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="Passed on as they are.")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each rank.")] = 1,
+) -> None:
+    """Run a script on local ranks, like torchrun, on loopback only; the first rank that fails ends the others."""
+    from axisplit.runtime.script import run_script
+
+    raise typer.Exit(run_script(ranks, script, args or (), threads_per_rank=threads))
+
+
+@app.command()
+def demo(
+    ranks: Annotated[int, typer.Option("--ranks", metavar="N", help="How many ranks.", callback=check_ranks)] = 2,
+    prompt: Prompt = "Why is the sky blue? Answer in two sentences.",
+    max_new_tokens: NewTokens = 48,
+    as_json: Json = False,
+) -> None:
+    """Split a real model, prove the split, run it on real processes and compare with one process, token by token."""
+    from axisplit.cli.demo import run_demo
+
+    result = run_demo(
+        ranks, prompt, max_new_tokens, _note if as_json else show, _writer(sys.stderr if as_json else sys.stdout)
+    )
+    if as_json:
+        show_json(result.to_json())
+    raise typer.Exit(result.exit_code)
+
+
+def _note(text: str = "") -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _writer(out: Any) -> Any:
+    def write(text: str) -> None:
+        out.write(text)
+        out.flush()
+
+    return write
+
+
+def _print(what: object, fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(fields)
+    else:
+        show(str(what))
+
+
+def _load_plan(file: str | None, ranks: int) -> Plan | None:
+    """A saved plan. Raises: InputError if it is damaged, PlanMismatchError if it is for another number of ranks."""
+    if file is None:
+        return None
+    from axisplit.errors import PlanMismatchError
+    from axisplit.solve.plan import Plan
+
+    found = Plan.load(file)
+    if found.ranks != ranks:
+        raise PlanMismatchError(
+            "the plan is for another number of ranks",
+            where=file,
+            got=f"--ranks {ranks}",
+            needed=str(found.ranks),
+            do=f"--ranks {found.ranks}, or plan for {ranks}",
+        )
+    return found

@@ -1,0 +1,134 @@
+"""`axisplit plan` and `axisplit verify`: the model that is named, inputs for it, and one call."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import axisplit
+from axisplit.cli.steps import step
+from axisplit.models import ModelSource, resolve_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from axisplit.proof.verify import Verdict
+    from axisplit.solve.plan import Plan
+
+
+DEFAULT_SIZES = (1, 32)
+"""Batch and sequence of example inputs."""
+
+
+def derive(
+    name: str,
+    ranks: int,
+    batch: int | None,
+    seq: int | None,
+    *,
+    keep: tuple[str, ...] = (),
+    memory_per_rank: float | None = None,
+    uneven: bool = True,
+) -> Plan:
+    """The plan of a model that is never loaded: its shapes are enough."""
+    source = resolve_model(name)
+    with step("opening the model") as progress:
+        model, inputs = source.with_inputs(*sizes_for(batch, seq, None), meta=True, progress=progress)
+    with step(f"deriving the plan for {ranks} ranks"):
+        return axisplit.plan(
+            model, inputs, ranks=ranks, keep=keep, memory_per_rank=memory_per_rank, uneven=uneven, name=source.name
+        )
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A run on real processes beside the whole model: the largest difference over all outputs and ranks."""
+
+    ranks: int
+    max_error: float
+    equal: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict, and what real processes said if they were asked."""
+
+    verdict: Verdict
+    processes: Processes | None
+
+    @property
+    def exit_code(self) -> int:
+        if self.verdict.equal is False or (self.processes is not None and not self.processes.equal):
+            return 1
+        return 2 if self.verdict.could_not or self.verdict.equal is None else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `axisplit verify --json`; gradients are not verified yet."""
+        processes = None if self.processes is None else vars(self.processes)
+        return {**self.verdict.to_json(), "gradients": None, "processes": processes}
+
+    def __str__(self) -> str:
+        if self.processes is None:
+            return str(self.verdict)
+        relation = "within the rounding bound" if self.processes.equal else "ABOVE the rounding bound"
+        line = (
+            f"  processes    {self.processes.ranks} real ones: largest error {self.processes.max_error:.3g}, {relation}"
+        )
+        return f"{self.verdict}\n{line}"
+
+
+def prove(name: str, ranks: int, batch: int | None, seq: int | None, plan: Plan | None, *, processes: bool) -> Judged:
+    """The verdict on a model's plan, made now unless one is given.
+
+    Raises: PlanMismatchError if the plan is not for this model.
+    """
+    source = resolve_model(name)
+    with step("opening the model") as progress:
+        sizes, meta = sizes_for(batch, seq, plan), source.kind == "config"
+        model, inputs = source.with_inputs(*sizes, meta=meta, progress=progress)
+    if plan is None:
+        with step(f"deriving the plan for {ranks} ranks"):
+            plan = axisplit.plan(model, inputs, ranks=ranks, name=source.name)
+    with step("verifying: laws, programs, numbers, control"):
+        verdict = axisplit.verify(model, inputs, plan)
+    if not processes or verdict.bound is None:
+        return Judged(verdict, None)
+    with step(f"running on {ranks} processes"):
+        error = error_on_processes(source, model, inputs, plan)
+    return Judged(verdict, Processes(ranks, error, error <= verdict.bound))
+
+
+def sizes_for(batch: int | None, seq: int | None, plan: Plan | None) -> tuple[int, int]:
+    """Those asked for, else those of the plan's first input, else DEFAULT_SIZES."""
+    planned = next(iter(plan.sizes.values()), ()) if plan is not None else ()
+    default = tuple(planned) if len(planned) == 2 else DEFAULT_SIZES
+    return batch or default[0], seq or default[1]
+
+
+def error_on_processes(source: ModelSource, model: torch.nn.Module, inputs: Any, plan: Plan) -> float:
+    """Largest difference between the whole model's outputs and those of real ranks, each holding its part."""
+    from axisplit.cli.generation import threads_for
+    from axisplit.proof.numbers import difference, run_all
+    from axisplit.runtime.launch import launch
+
+    with TemporaryDirectory(prefix="axisplit-") as folder:
+        whole = Path(folder) / "model.pickle"  # a factory's weights are nowhere else
+        if source.kind == "factory":
+            whole.write_bytes(pickle.dumps(model))
+        else:
+            whole = source.checkpoint_dir()
+        outputs = launch(plan.ranks, outputs_on_rank, (whole, plan, inputs), threads_per_rank=threads_for(plan.ranks))
+    expected = run_all(model, inputs)
+    return max(difference(expected, found) for found in outputs)
+
+
+def outputs_on_rank(rank: int, world_size: int, whole: Path, plan: Plan, inputs: Any) -> dict[str, torch.Tensor]:
+    """Every float output of this rank's part; the whole model is a checkpoint, or a pickle that our parent made."""
+    from axisplit.proof.numbers import run_all
+
+    if whole.is_dir():
+        return run_all(axisplit.load(whole, plan), inputs)
+    return run_all(axisplit.parallelize(pickle.loads(whole.read_bytes()), plan), inputs)

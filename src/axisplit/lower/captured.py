@@ -1,0 +1,340 @@
+"""The captured program of one module: for a module whose own Python cannot be brought to run on parts.
+
+`nn.MultiheadAttention` computes its head size from `query.size(-1)`, which no attribute can change: on such a module the
+rank's program (the traced ops, with local sizes and the plan's conversions in between) takes the place of its forward.
+It is data: ops by name, values by number, sizes as expressions over the sizes of what the module is called with, so it
+holds for other batch and sequence lengths. Called in a way that was not traced, it refuses rather than guess.
+
+A module can be captured if what goes in and out are tensors and plain data (no cache), and all it reads is its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from axisplit.axes.expression import Axes, Axis
+from axisplit.capture.graph import Call, Graph, Node, Opaque, Ref, refs
+from axisplit.capture.provenance import Dim, Expression, Operation, TracedInt, apply_operator
+from axisplit.errors import LoweringError
+from axisplit.lower.decision import Decision
+from axisplit.runtime import collectives
+from axisplit.runtime.sites import Site
+from axisplit.solve.plan import CapturedPlan, StepPlan
+from axisplit.solve.splits import Range
+
+Steps = Callable[[str, int, str, str], tuple[Site, ...]]
+Json = Any
+
+
+def can_capture(graph: Graph, module: str) -> bool:
+    """Whether every call of a module takes and returns tensors and plain data, and reads only those and its own."""
+    calls = [call for call in graph.calls if call.module == module]
+    prefix = f"{module}." if module else ""
+    own = {v for name, v in {**graph.parameters, **graph.buffers}.items() if name.startswith(prefix)}
+    return bool(calls) and all(_self_contained(graph, call, own) for call in calls)
+
+
+def _self_contained(graph: Graph, call: Call, own: set[int]) -> bool:
+    if _has_opaque(call.arguments) or _has_opaque(call.result):
+        return False
+    known = own | set(refs(call.arguments))
+    nodes = graph.nodes[call.first_node : call.last_node]
+    for node in nodes:
+        known |= {v for v in node.inputs() if graph.values[v].constant is not None}
+        if not set(node.inputs()) <= known or not _plain(node.args) or not _plain(node.kwargs):
+            return False
+        known |= set(node.outputs)
+    made = {v for node in nodes for v in node.outputs}
+    used_after = {v for n in graph.nodes[call.last_node :] for v in n.inputs()} | {v for _, v in graph.outputs}
+    return set(refs(call.result)) <= known and (made & used_after) <= set(refs(call.result))
+
+
+def _has_opaque(tree: Any) -> bool:
+    if isinstance(tree, (tuple, list)):
+        return any(map(_has_opaque, tree))
+    if isinstance(tree, dict):
+        return any(map(_has_opaque, tree.values()))
+    return isinstance(tree, Opaque)
+
+
+def _plain(tree: Any) -> bool:
+    if isinstance(tree, (tuple, list)):
+        return all(map(_plain, tree))
+    if isinstance(tree, dict):
+        return all(map(_plain, tree.values()))
+    return tree is None or isinstance(tree, (bool, int, float, str, Ref, torch.dtype, torch.device, torch.layout))
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def capture_module(
+    decision: Decision, model: torch.nn.Module, module: str, arriving: Mapping[int, str], steps: Steps
+) -> tuple[CapturedPlan, ...]:
+    """The rank programs of every distinct call of a module.
+
+    Args:
+        arriving: for values from outside that a hook converts, the state they arrive in.
+        steps: (name, value, source, target) -> the sites of a conversion.
+    """
+    plans: dict[str, CapturedPlan] = {}
+    signature = inspect.signature(type(model.get_submodule(module)).forward)
+    for number, call in enumerate(c for c in decision.graph.calls if c.module == module):
+        builder = _Builder(decision, call, module, arriving, steps, number)
+        plan = builder.build(signature)
+        plans.setdefault(plan.signature, plan)
+    return tuple(plans.values())
+
+
+class _Builder:
+    def __init__(
+        self, decision: Decision, call: Call, module: str, arriving: Mapping[int, str], steps: Steps, number: int
+    ) -> None:
+        self.decision, self.call, self.module, self.steps = decision, call, module, steps
+        self.arriving, self.number = arriving, number
+        self.sites: dict[str, Site] = {}
+        prefix = f"{module}." if module else ""
+        named = {**decision.graph.parameters, **decision.graph.buffers}
+        self.own = {v: name.removeprefix(prefix) for name, v in named.items() if name.startswith(prefix)}
+        self.sizes = self._input_sizes()
+
+    def _input_sizes(self) -> dict[Axis, Dim]:
+        """Leaves that are dims of what the module is called with: at run time their sizes are read there."""
+        derived, found = self.decision.search.derived, dict[Axis, Dim]()
+        for value in refs(self.call.arguments):
+            for position, axis in enumerate(derived.dims[value]):
+                leaf = derived.axes.find(axis)
+                if leaf.form == "leaf" and leaf not in self.decision.search.keys:
+                    found.setdefault(leaf, Dim(value, position))
+        return found
+
+    def build(self, signature: inspect.Signature) -> CapturedPlan:
+        args, kwargs = self.call.arguments
+        bound = signature.bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = {name: _encode(value) for name, value in list(bound.arguments.items())[1:]}
+        programs = tuple(tuple(self._program(rank)) for rank in range(self.decision.num_ranks))
+        steps = tuple(step_plan(site) for site in self.sites.values())
+        return CapturedPlan(self.module, self.call.training, arguments, _encode(self.call.result), programs, steps)
+
+    def _program(self, rank: int) -> list[Json]:
+        graph, ops = self.decision.graph, list[Json]()
+        ready: dict[tuple[int, str], Json] = {}
+        for node in graph.nodes[self.call.first_node : self.call.last_node]:
+            operands = [
+                self._operand(value, state, ready, ops)
+                for value, state in zip(node.inputs(), self.decision.strategy(node).inputs, strict=True)
+            ]
+            arguments = self._arguments(node, rank)
+            waiting = iter(operands)
+            encode = lambda tree: _encode(tree, lambda _: next(waiting))  # noqa: B023, E731
+            ops.append([node.name, encode(arguments), encode(node.kwargs), list(node.outputs)])
+            for value, state in zip(node.outputs, self.decision.strategy(node).outputs, strict=True):
+                ready[value, state] = {"%": value}
+        return ops
+
+    def _operand(self, value: int, state: str, ready: dict[tuple[int, str], Json], ops: list[Json]) -> Json:
+        """A value in the state an op needs, converted by sites in between where it is not in it yet."""
+        if value in self.own:
+            return {"own": self.own[value]}
+        constant = self.decision.graph.values[value].constant
+        if constant is not None:
+            return {"constant": list(constant), "shape": list(self.decision.graph.values[value].shape)}
+        made = self.arriving.get(value, self.decision.made_in(value))
+        current = ready.setdefault((value, made), {"%": value})
+        if state != made and (value, state) not in ready:
+            for site in self.steps(f"{self.module or 'model'}:captured{self.number}.{value}.{state}", value, made, state):
+                self.sites[site.name] = site
+                ops.append([f"axisplit.{site.kind}", [current, {"site": site.name}], {}, [site.name]])
+                current = {"%": site.name}
+            ready[value, state] = current
+        return ready[value, state]
+
+    def _arguments(self, node: Node, rank: int) -> tuple[Any, ...]:
+        law, strategy = self.decision.search.derived.laws[node.index], self.decision.strategy(node)
+        held = self.decision.held(f"S:{strategy.split}", rank) if strategy.split else {}
+        local = _Symbolic(self.decision.search.derived.axes, held, self.sizes)
+        arguments = list(node.args)
+        for position, rewrite in law.rewrites.items():
+            if position < len(arguments):
+                arguments[position] = rewrite(local)
+        return tuple(arguments)
+
+
+class _Symbolic:
+    """Local sizes as integers that remember which input's size they follow."""
+
+    def __init__(self, axes: Axes, held: Mapping[Axis, Range], sizes: Mapping[Axis, Dim]) -> None:
+        self._axes, self._held, self._sizes = axes, held, sizes
+
+    def __call__(self, axis: Axis) -> int:
+        axis = self._axes.find(axis)
+        if axis.form == "leaf":
+            if axis in self._held:
+                start, end = self._held[axis]
+                return end - start
+            return TracedInt(axis.size, self._sizes[axis]) if axis in self._sizes else axis.size
+        total = 1 if axis.form == "product" else 0
+        for part in axis.parts:
+            total = total * self(part) if axis.form == "product" else total + self(part)
+        return total
+
+    def start(self, axis: Axis) -> int:
+        return self._held.get(self._axes.find(axis), (0, 0))[0]
+
+
+def _encode(tree: Any, reference: Callable[[int], Json] = lambda value: {"%": value}) -> Json:
+    """An argument tree as JSON: values, sizes, dtypes and devices are tagged."""
+    if isinstance(tree, Ref):
+        return reference(tree.value)
+    if isinstance(tree, TracedInt):
+        return {"size": _encode_expression(tree.expression)}
+    if isinstance(tree, tuple):
+        return {"tuple": [_encode(item, reference) for item in tree]}
+    if isinstance(tree, list):
+        return [_encode(item, reference) for item in tree]
+    if isinstance(tree, dict):
+        return {"dict": {key: _encode(item, reference) for key, item in tree.items()}}
+    if isinstance(tree, torch.dtype):
+        return {"dtype": str(tree).removeprefix("torch.")}
+    if isinstance(tree, torch.device):
+        return {"device": True}
+    if isinstance(tree, torch.layout):
+        return {"layout": str(tree).removeprefix("torch.")}
+    return tree
+
+
+def _encode_expression(expression: Expression | int) -> Json:
+    if isinstance(expression, int):
+        return int(expression)
+    if isinstance(expression, Dim):
+        return ["dim", expression.value, expression.position]
+    assert isinstance(expression, Operation), "sizes of a captured module do not depend on attributes"
+    return [expression.symbol, *(_encode_expression(operand) for operand in expression.operands)]
+
+
+def step_plan(site: Site) -> StepPlan:
+    """A site as data."""
+    if site.layout is None:
+        return StepPlan(site.name, site.kind, weights=site.weights)
+    return StepPlan(site.name, site.kind, site.layout.dim, site.layout.period, site.layout.ranges, site.weights)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def install_captured(module: torch.nn.Module, plans: list[CapturedPlan], rank: int, key: str) -> None:
+    """Replace a module's forward by its captured programs."""
+    signature = inspect.signature(module.forward)
+    runners = [_Runner(plan, module, rank, key) for plan in plans]
+
+    def forward_captured(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for runner in runners:
+            values = runner.accepts(bound.arguments)
+            if values is not None:
+                return runner.run(values)
+        raise LoweringError(
+            "a module with a captured program is called in a way that was not traced",
+            where=plans[0].module or "model",
+            got=", ".join(f"{n}={type(v).__name__ if not isinstance(v, bool) else v}" for n, v in bound.arguments.items()),
+            needed="; or ".join(str(plan.arguments) for plan in plans),
+            do="plan again with inputs of this kind",
+        )
+
+    module.forward = forward_captured  # type: ignore[method-assign]
+
+
+class _Runner:
+    """One captured program, its ops looked up once."""
+
+    def __init__(self, plan: CapturedPlan, module: torch.nn.Module, rank: int, key: str) -> None:
+        self._plan, self._module, self._key = plan, module, key
+        self._ops = [(_op(name), args, kwargs, outputs) for name, args, kwargs, outputs in plan.programs[rank]]
+
+    def accepts(self, given: Mapping[str, Any]) -> dict[Any, torch.Tensor] | None:
+        """The tensors of a call by value number, or None if it is not a call of the traced kind."""
+        values: dict[Any, torch.Tensor] = {}
+        wanted = self._plan.arguments
+        if wanted.keys() != given.keys() or self._module.training != self._plan.training:
+            return None
+        same = all(_match(wanted[name], given[name], values) for name in wanted)
+        return values if same else None
+
+    def run(self, values: dict[Any, torch.Tensor]) -> Any:
+        inputs = dict(values)
+        for op, args, kwargs, outputs in self._ops:
+            decode = lambda tree: self._decode(tree, values, inputs)  # noqa: E731, B023
+            result = op(*decode(args), **decode(kwargs))
+            results = result if isinstance(result, (tuple, list)) else (result,)
+            values.update(zip(outputs, results, strict=True))
+        return self._decode(self._plan.result, values, inputs)
+
+    def _decode(self, tree: Json, values: Mapping[Any, torch.Tensor], inputs: Mapping[Any, torch.Tensor]) -> Any:
+        again = lambda item: self._decode(item, values, inputs)  # noqa: E731
+        if isinstance(tree, (list, tuple)):
+            return [again(item) for item in tree]
+        if not isinstance(tree, dict):
+            return tree
+        ((tag, content), *_) = tree.items()
+        if tag == "%":
+            return values[content]
+        if tag == "own":
+            owner, _, name = content.rpartition(".")
+            return getattr(self._module.get_submodule(owner), name)
+        if tag == "size":
+            return _evaluate(content, inputs)
+        if tag == "tuple":
+            return tuple(again(item) for item in content)
+        if tag == "dict":
+            return {name: again(item) for name, item in content.items()}
+        if tag == "site":
+            return f"{self._key}/{content}"
+        if tag == "constant":
+            return torch.tensor(content).reshape(tree["shape"])
+        if tag == "device":
+            return next(iter(inputs.values())).device
+        return getattr(torch, content)
+
+
+def _op(name: str) -> Callable[..., Any]:
+    namespace, opname, *overload = name.split(".")
+    if namespace == "axisplit":
+        found: Callable[..., Any] = getattr(collectives, opname)
+        return found
+    packet = getattr(getattr(torch.ops, namespace), opname)
+    return getattr(packet, overload[0]) if overload else packet.default  # type: ignore[no-any-return]
+
+
+def _evaluate(expression: Json, inputs: Mapping[Any, torch.Tensor]) -> int:
+    if isinstance(expression, int):
+        return expression
+    symbol, *operands = expression
+    if symbol == "dim":
+        return inputs[operands[0]].shape[operands[1]]
+    return apply_operator(symbol, [_evaluate(operand, inputs) for operand in operands])
+
+
+def _match(wanted: Json, given: Any, values: dict[Any, torch.Tensor]) -> bool:
+    if isinstance(wanted, dict) and "%" in wanted:
+        if not isinstance(given, torch.Tensor):
+            return False
+        return values.setdefault(wanted["%"], given) is given
+    if isinstance(wanted, dict) and "tuple" in wanted:
+        wanted = wanted["tuple"]
+    if isinstance(wanted, dict) and "dict" in wanted:
+        wanted = wanted["dict"]
+        same = isinstance(given, dict) and wanted.keys() == given.keys()
+        return same and all(_match(wanted[name], given[name], values) for name in wanted)
+    if isinstance(wanted, (list, tuple)):
+        same = isinstance(given, (list, tuple)) and len(wanted) == len(given)
+        return same and all(_match(w, g, values) for w, g in zip(wanted, given, strict=True))
+    return not isinstance(given, torch.Tensor) and bool(wanted == given)
+
+
+__all__ = ["can_capture", "capture_module", "install_captured", "step_plan"]

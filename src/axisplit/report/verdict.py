@@ -1,0 +1,82 @@
+"""The verdict as text: the answer first, then each of its four grounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from axisplit.report.text import clean, columns
+
+if TYPE_CHECKING:
+    from axisplit.proof.verify import Verdict
+
+MOST_MISMATCHES = 12
+
+
+def render_verdict(verdict: Verdict) -> str:
+    """The verdict as text, for people."""
+    rows = [
+        ("laws", _laws(verdict)),
+        ("program", _program(verdict)),
+        ("exact", _exact(verdict)),
+        ("numbers", _numbers(verdict)),
+        *_labelled("control", _control(verdict)),
+        *_labelled("assumed", verdict.proof.assumed or ["nothing"]),
+        *_labelled("mismatches", _mismatches(verdict)),
+    ]
+    return "\n".join([_answer(verdict), *columns([(label, clean(text)) for label, text in rows], "lw")])
+
+
+def _answer(verdict: Verdict) -> str:
+    if verdict.equal is False:
+        return "DIFFERENT  the parts do not give the whole model's answer"
+    if verdict.could_not:
+        return "COULD NOT  the comparison would not notice a collective that is missing, so it says nothing"
+    if verdict.equal is None:
+        return "COULD NOT  no weights, so no numbers were run: laws and program only"
+    return "EQUAL  the parts give the whole model's answer"
+
+
+def _laws(verdict: Verdict) -> str:
+    proof = verdict.proof
+    return f"{proof.proved:,} of {proof.ops:,} ops are proved to split by a stated rule"
+
+
+def _program(verdict: Verdict) -> str:
+    if verdict.mismatches:
+        return "a rank's program is not the split of the whole one"
+    return "every rank's program is the split of the whole one, op for op, in every argument"
+
+
+def _exact(verdict: Verdict) -> str:
+    if verdict.exact_error is None:
+        return "not run"
+    return f"float64 throughout: error {verdict.exact_error:.2g}, relative to the output's scale"
+
+
+def _numbers(verdict: Verdict) -> str:
+    if verdict.max_error is None or verdict.bound is None:
+        return "not run"
+    relation = "within" if verdict.max_error <= verdict.bound else "ABOVE"
+    errors = f"largest error {verdict.max_error:.3g}, {relation} the rounding bound {verdict.bound:.3g}"
+    return f"the model's own dtype: {errors}"
+
+
+def _control(verdict: Verdict) -> list[str]:
+    if verdict.numbers is None:
+        return ["not run"]
+    errors = verdict.numbers.control_errors
+    if not errors:
+        return ["no collective to leave out"]
+    caught = "each is noticed" if verdict.control_caught else "NOT each is noticed (needs 10 × the bound)"
+    return [f"each collective left out in turn: {caught}", *(f"{e:9.3g}  without {n}" for n, e in errors.items())]
+
+
+def _mismatches(verdict: Verdict) -> list[str]:
+    shown = [str(mismatch) for mismatch in verdict.mismatches[:MOST_MISMATCHES]]
+    more = len(verdict.mismatches) - len(shown)
+    return shown + ([f"and {more} more"] if more else []) or ["none"]
+
+
+def _labelled(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    return [(label if number == 0 else "", text) for number, text in enumerate(texts)]
