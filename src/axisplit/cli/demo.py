@@ -56,8 +56,10 @@ class DemoResult:
 
     @property
     def exit_code(self) -> int:
-        """1 if tokens differ or the verdict says so."""
-        return int(self.first_difference is not None or self.verdict.fields["equal"] is False)
+        """1 if tokens differ or the verdict says so, 2 if there is no verdict."""
+        if self.first_difference is not None or self.verdict.fields["equal"] is False:
+            return 1
+        return 2 if self.verdict.fields["control_caught"] is False else 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `axisplit demo --json`."""
@@ -132,9 +134,15 @@ def _comparison(result: DemoResult, tokenizer: Any) -> str:
     made = (result.split, result.whole)
     names = [f"{g.ranks} processes" if g.ranks > 1 else "1 process" for g in made]
     rows = [("", *names), *_figures(made)]
-    planned = sum(c.bytes for c in result.plan.collectives if c.phase == "decode")
-    note = f"  With its logits gathered, as the plan above counts, a token would move {bytes_text(planned)}."
-    return "\n".join([answer, "", "MEASURED", *columns(rows, "lrr"), note])
+    return "\n".join([answer, "", "MEASURED", *columns(rows, "lrr"), *_gathered(result)])
+
+
+def _gathered(result: DemoResult) -> list[str]:
+    """What a token would move if its logits were gathered, as the plan counts; nothing where they were."""
+    planned, sent = sum(c.bytes for c in result.plan.collectives if c.phase == "decode"), result.split.comm_bytes_per_token
+    if sent is None or sent >= planned:
+        return []
+    return [f"  The plan counts {bytes_text(planned)} a token, for logits that come back whole: generating needs no more"]
 
 
 def _figures(made: tuple[Generation, ...]) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axisplit.cli.preload import start_fork_server
 from axisplit.cli.rank import RankReport, Request, Sampling, generate_on_rank
 from axisplit.cli.steps import step
 from axisplit.cli.store import find_or_make, structure_digest
@@ -206,6 +207,7 @@ def prepare(
 
     Raises: InputError for a model without weights or tokenizer, or one that does not generate.
     """
+    start_fork_server()
     with step("opening the model") as progress:
         checkpoint = source.checkpoint_dir(progress)
         tokenizer = source.tokenizer(progress)

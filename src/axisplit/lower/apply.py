@@ -44,6 +44,7 @@ OPS = {
     "all_gather": collectives.all_gather,
     "take": collectives.take,
     "only_first": collectives.only_first,
+    "pad": collectives.pad,
     "scale": collectives.scale,
 }
 

@@ -308,6 +308,8 @@ def _op(name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(collectives, opname)
         return found
     packet = getattr(getattr(torch.ops, namespace), opname)
+    if opname == "view":  # `contiguous` changes no value and is not in a graph, but views need it
+        return lambda x, *args: packet.default(x.contiguous(), *args)
     return getattr(packet, overload[0]) if overload else packet.default  # type: ignore[no-any-return]
 
 

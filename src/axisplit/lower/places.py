@@ -264,6 +264,8 @@ class Finder:
         steps: list[Site] = []
         if source[0] == "M":
             steps.append(Site(f"{name}:scale", "scale", weights=self._weights(value, source)))
+        if source[0] == "S" and target == PARTIAL:
+            return (Site(f"{name}:pad", "pad", self.decision.layout(value, source)),)
         if source == PARTIAL or source[0] == "M":
             steps.append(Site(f"{name}:sum", "all_reduce"))
         elif source[0] == "S":

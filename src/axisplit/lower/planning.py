@@ -252,7 +252,9 @@ def planned_collectives(decision: Decision) -> list[Moved]:
             continue
         targets = {state for _, _, state in decision.uses(value.index)} | ({WHOLE} if value.index in read else set())
         node = producer.get(value.index)
-        for _ in targets - {source}:
+        for target in targets - {source}:
+            if source[0] == "S" and target == PARTIAL:
+                continue  # padded with zeros in place
             where = decision.search.ties.node[node.index].split("|")[0] if node is not None else value.name
             phase = node.phase if node is not None else value.name.partition(":")[0]
             found.append(Moved(_kind(source), where or "model", phase, _sent(decision, value.index, source)))

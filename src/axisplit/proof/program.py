@@ -85,6 +85,8 @@ class Walk:
                 self.bind(value, WHOLE, output)
             elif kind == "only_first" and state == WHOLE:
                 self.bind(value, PARTIAL, output)
+            elif kind == "pad" and state[0] == "S":
+                self.bind(value, PARTIAL, output)
             elif kind == "take" and state == WHOLE:
                 self._bind_taken(value, node, output)
             elif kind == "localize" and state == WHOLE:
@@ -123,7 +125,7 @@ class Walk:
     def _skip_idle(self, node: Node) -> None:
         """Pass over views of the whole program that change nothing on this rank's part, where the rank's Python leaves
         them out (`if n_rep == 1: return x`): views that keep the order of elements, back to the shape they began with."""
-        start, moved = self.position, dict[int, tuple[int, tuple[int, ...]]]()
+        start, moved = self.position, dict[int, tuple[int, str, tuple[int, ...]]]()
         while self.position < len(self.whole.nodes) and self.whole.nodes[self.position].op is not node.op:
             whole = self.whole.nodes[self.position]
             inputs = list(whole.inputs())
@@ -131,13 +133,14 @@ class Walk:
                 break
             strategy = self.decision.strategy(whole)
             source, state = inputs[0], strategy.outputs[0]
-            origin, shape = moved.get(source, (source, self.decision.local_shape(source, strategy.inputs[0], self.rank)))
+            shape = self.decision.local_shape(source, strategy.inputs[0], self.rank)
+            origin, held, shape = moved.get(source, (source, strategy.inputs[0], shape))
             made = self.decision.local_shape(whole.outputs[0], state, self.rank)
             if _count(made) != _count(shape):
                 break
-            moved[whole.outputs[0]] = (origin, shape)
+            moved[whole.outputs[0]] = (origin, held, shape)
             if made == shape:
-                for local in [x for x, known in self.whole_of.items() if (origin, strategy.inputs[0]) in known]:
+                for local in [x for x, known in self.whole_of.items() if (origin, held) in known]:
                     self.bind(whole.outputs[0], state, local)
             self.position += 1
         else:

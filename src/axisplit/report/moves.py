@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from axisplit.report.fold import Blocks
@@ -30,7 +31,8 @@ def collectives_section(plan: Plan, blocks: Blocks) -> list[str]:
         rows.append((kind, shorten(where, _PLACE_WIDTH), *(cell for pair in cells for cell in pair)))
     sums = [_cells(sum(n for n, _ in moved.values()), sum(b for _, b in moved.values())) for moved in shown.values()]
     rows.append(("together", "", *(cell for pair in sums for cell in pair)))
-    same = "; the same with an attention mask" if len(shown) < len(traffic) else ""
+    hidden = [name.removesuffix(_MASKED) for name in traffic if name not in shown]
+    same = f"; {' and '.join(map(clean, hidden))} the same with an attention mask" if hidden else ""
     heading = f"COLLECTIVES  calls, and bytes that the busiest rank sends{same}"
     return [heading, *columns(rows, "ll" + "rr" * len(shown))]
 
@@ -62,4 +64,9 @@ def optimality_section(plan: Plan) -> list[str]:
         known = f"the lower bound is {bound}" if plan.lower_bound_bytes else "there is no lower bound"
         heading = f"NOT PROVED OPTIMAL  a rank sends {moved} in a forward; {known}, provided that"
     lines = hang("", heading) if plan.constraints else hang("", heading.removesuffix(", provided that"))
-    return lines + [line for constraint in plan.constraints for line in hang("  · ", clean(constraint))]
+    excluded = ["EXCLUDED, as it could not be put into the model's code"] if plan.excluded else []
+    return [*lines, *_listed(plan.constraints), *excluded, *_listed(plan.excluded)]
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    return [line for text in texts for line in hang("  · ", clean(text))]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_plan", "render_verdict"]
 
-MOST_LINES, MOST_RANKS, PARTS_WIDTH, BAR_WIDTH, NAME_WIDTH = 8, 8, 30, 40, 56
+MOST_LINES, MOST_RANKS, PARTS_WIDTH, BAR_WIDTH, NAME_WIDTH = 8, 8, 32, 40, 56
 _HOW = {
     "native": "hooks at module boundaries",
     "attributes": "integer attributes rewritten",
@@ -96,14 +96,15 @@ def _split_dims(parameter: ParameterPlan) -> tuple[int, ...]:
 
 def _parts(axis: AxisPlan) -> str:
     """Each rank's part; of many ranks the first and the last, or how many equal ones."""
-    text = " | ".join(clean(part) for part in axis.split)
+    parts = [clean(part).replace(" x ", "×") for part in axis.split]
+    text = " | ".join(parts)
     if len(text) <= PARTS_WIDTH:
         return text
     count = len(axis.split)
     even, rest = divmod(axis.size, count)
     if not rest and list(axis.split) == [f"{i * even}:{(i + 1) * even}" for i in range(count)]:
         return f"{count} parts of {even:,}"
-    return f"{clean(axis.split[0])} | … | {clean(axis.split[-1])}"
+    return f"{parts[0]} | … | {parts[-1]}"
 
 
 # --- parameters ---------------------------------------------------------------------------------------------------
@@ -164,7 +165,6 @@ def _notes(plan: Plan) -> list[str]:
         ("tied", [unbroken(ties)] if ties else []),
         ("domain", plan.domain),
         ("assumed", plan.assumed or ["nothing"]),
-        ("excluded", plan.excluded),
         ("WARNING", plan.warnings),
     )
     rows = [(label if i == 0 else "", clean(text, "\u00a0")) for label, texts in notes for i, text in enumerate(texts)]

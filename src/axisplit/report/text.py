@@ -31,7 +31,7 @@ def bytes_text(size: float) -> str:
     ('2.30 kB', '287 MB', '12 B', '1.00 MB')
     """
     if size < 1000:
-        return f"{size:.4g} B"
+        return f"{size:.0f} B"
     power = 1
     while size / 1000**power >= 999.5 and power < len(_UNITS):
         power += 1

@@ -6,6 +6,7 @@
 | all_gather | split -> whole, by the site's layout                | take of own part      | whole; a Partial one needs reduce_scatter  |
 | take       | whole -> split, no communication                    | all_gather            | split; of indices held twice: whole        |
 | only_first | whole -> Partial: x on rank 0, zeros elsewhere      | identity              | whole                                      |
+| pad        | split -> Partial: own part in place, zeros around   | take of own part      | whole                                      |
 | scale      | local mean -> Partial mean: x times rank's weight   | times the same weight | whole                                      |
 | argmax     | logits split over the last dim -> global index      | none (integers)       |                                            |
 
@@ -40,7 +41,7 @@ from torch._ops import OpOverload
 from axisplit.errors import LayoutError
 from axisplit.runtime.sites import BACKWARD, BoundSite, lookup
 
-__all__ = ["all_gather", "all_reduce", "argmax", "only_first", "scale", "take"]
+__all__ = ["all_gather", "all_reduce", "argmax", "only_first", "pad", "scale", "take"]
 
 _INDEX_MASK = 2**32 - 1
 _LOWEST = torch.iinfo(torch.int64).min
@@ -83,6 +84,13 @@ def _only_first(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "only_first")
     bound.count(0)
     return _copy(x) if bound.group.rank == 0 else torch.zeros_like(x, memory_format=torch.contiguous_format)
+
+
+def _pad(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "pad")
+    bound.count(0)
+    layout, rank = bound.the_layout, bound.group.rank
+    return layout.owners().pad(layout.take_owned(x, rank), rank)
 
 
 def _scale(x: Tensor, site: str) -> Tensor:
@@ -171,6 +179,12 @@ def _fake_take(x: Tensor, site: str) -> Tensor:
     return x.new_empty(bound.the_layout.local_shape(x.shape, bound.group.rank))
 
 
+def _fake_pad(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "pad")
+    _count_fake(bound, 0)
+    return x.new_empty(bound.the_layout.global_shape(x, bound.group.rank))
+
+
 def _fake_only_first(x: Tensor, site: str) -> Tensor:
     _count_fake(lookup(site, "only_first"), 0)
     return torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -226,5 +240,6 @@ all_reduce = _define("all_reduce", _all_reduce, _fake_all_reduce, _identity_back
 all_gather = _define("all_gather", _all_gather, _fake_all_gather, _all_gather_backward)
 take = _define("take", _take, _fake_take, _take_backward)
 only_first = _define("only_first", _only_first, _fake_only_first, _identity_backward)
+pad = _define("pad", _pad, _fake_pad, _all_gather_backward)
 scale = _define("scale", _scale, _fake_scale, _scale_backward)
 argmax = _define("argmax", _argmax, _fake_argmax, None)

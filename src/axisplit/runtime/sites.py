@@ -40,11 +40,11 @@ __all__ = [
     "unregister",
 ]
 
-Kind = Literal["all_reduce", "all_gather", "take", "only_first", "scale", "argmax", "lookup"]
+Kind = Literal["all_reduce", "all_gather", "take", "only_first", "scale", "argmax", "lookup", "pad"]
 BACKWARD = "@backward"
 
-_BACKWARD_KINDS: dict[Kind, Kind] = {"all_gather": "take", "take": "all_gather", "scale": "scale"}
-_WITH_LAYOUT = ("all_gather", "take", "argmax", "lookup")
+_BACKWARD_KINDS: dict[Kind, Kind] = {"all_gather": "take", "pad": "take", "take": "all_gather", "scale": "scale"}
+_WITH_LAYOUT = ("all_gather", "take", "argmax", "lookup", "pad")
 _DROPPABLE = ("all_reduce", "all_gather", "argmax")
 
 

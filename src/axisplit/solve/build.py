@@ -172,6 +172,9 @@ def _conversion(search: Search, value: int, source: str, target: str) -> Convers
     if target[0] == "M" or source[0] == "I":
         return None
     steps: list[str] = []
+    if source[0] == "S" and target == PARTIAL:
+        steps = ["pad"] if _layout(search, value, source) is not None else []
+        return _local(search, value, source, steps)
     if source == PARTIAL or source[0] == "M":
         steps.append("all_reduce")
     elif source[0] == "S":
@@ -189,10 +192,20 @@ def _conversion(search: Search, value: int, source: str, target: str) -> Convers
     moved = conversion_bytes(search, value, source)
     if not _has_place(search, value):
         return None
-    natural = value in search.given or (value in search.returned and source != WHOLE)
-    place = 0.0 if natural else MID_FORWARD
     collectives = sum(step.startswith("all_") for step in steps)
-    return Conversion(tuple(steps), moved, collectives, place * len(steps) + LOCAL_STEP * (len(steps) - collectives))
+    return Conversion(tuple(steps), moved, collectives, _effort(search, value, source, len(steps), collectives))
+
+
+def _local(search: Search, value: int, source: str, steps: list[str]) -> Conversion | None:
+    """A conversion without communication."""
+    if not steps or not _has_place(search, value):
+        return None
+    return Conversion(tuple(steps), 0.0, 0, _effort(search, value, source, len(steps), 0))
+
+
+def _effort(search: Search, value: int, source: str, steps: int, collectives: int) -> float:
+    natural = value in search.given or (value in search.returned and source != WHOLE)
+    return (0.0 if natural else MID_FORWARD) * steps + LOCAL_STEP * (steps - collectives)
 
 
 def _has_place(search: Search, value: int) -> bool:

@@ -8,7 +8,8 @@ Every parameter of two or more dims that has an axis to split is split. Left fre
               would cost to split them alone
 
 An axis is closed if no op needs all of it and no mean is taken over it: split, it runs from op to op until sums reduce
-it (ffn, heads, vocab). A parameter without a closed axis (the single key head of multi-query attention, a low-rank
+it (ffn, heads, vocab). Where two closed axes meet in an op only one can be split there: the one that covers more
+bytes counts (a single value head's features lose to the query heads). A parameter without a closed axis (the single key head of multi-query attention, a low-rank
 projection in front of a norm, a router) can often only be split by a collective of its own in the middle of a block.
 Whether that is so is measured, by solving with and without it: if its split rides on collectives that are there anyway
 (mamba's x_proj, q_proj before olmo2's norm), it is split.
@@ -21,6 +22,7 @@ from fnmatch import fnmatch
 
 from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
 from axisplit.solve.problem import Problem, Solution, common_strategies, least_bytes, solve_problem
+from axisplit.solve.splits import Split
 from axisplit.solve.states import PARTIAL, WHOLE
 
 SMALL_FRACTION = 0.01
@@ -56,9 +58,11 @@ def choose(search: Search, keep: tuple[str, ...] = (), memory_per_rank: float | 
 
 
 def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
-    """Parameters without a closed axis whose split nobody shares. They are added to those with one, largest first, and
+    """Parameters without a closed axis of their own whose split nobody shares. They are added to those with one, largest first, and
     stay if that costs less than splitting them alone."""
-    doubtful = [name for name in must if not _has_closed_axis(search, problem, name)]
+    closed = _closed_splits(search, must)
+    inner = _inner_parameters(search)
+    doubtful = [name for name in must if name in inner and not _covered(search, problem, name, closed)]
     chosen = {name: must[name] for name in must if name not in doubtful}
     now = least_bytes(replace(problem, must_split=chosen)) if doubtful else None
     reasons = {}
@@ -144,12 +148,51 @@ def _truly_split(search: Search, problem: Problem, name: str, size: int) -> froz
     return frozenset(s for s in problem.held[name] if s[0] == "S" and problem.shares[name, s] <= most)
 
 
-def _has_closed_axis(search: Search, problem: Problem, name: str) -> bool:
+def _inner_parameters(search: Search) -> set[str]:
+    """Parameter classes that work on what other parameters made; those that face the model's inputs are not in the
+    middle of anything."""
+    graph, made, inner = search.derived.graph, set(graph_parameters(search)), set[str]()
+    for node in graph.nodes:
+        operands = set(node.inputs())
+        for value in operands & set(search.ties.parameter):
+            if (operands - {value}) & made - graph_parameters(search):
+                inner.add(search.ties.parameter[value])
+        if operands & made:
+            made |= set(node.outputs)
+    return inner
+
+
+def graph_parameters(search: Search) -> set[int]:
+    return set(search.derived.graph.parameters.values())
+
+
+def _covered(search: Search, problem: Problem, name: str, closed: list[Split]) -> bool:
+    """Whether a parameter class can be held in one of these splits."""
+    return any(f"S:{split.name}" in problem.held[name] for split in closed)
+
+
+def _closed_splits(search: Search, must: dict[str, tuple[float, frozenset[str]]]) -> list[Split]:
+    """Splits of closed axes that can all be used at once: where two meet in an op, the one that covers more bytes."""
     open_axes = _open_axes(search)
-    value = next(v for v, key in search.ties.parameter.items() if key == name)
-    axes = {search.keys[leaf] for leaf in search.derived.leaves(value) if leaf in search.keys}
-    stored = {s[2:] for s in problem.held[name] if s[0] == "S"}
-    return any(not set(search.splits[s].axes) & open_axes and set(search.splits[s].axes) & axes for s in stored)
+    candidates = [split for split in search.splits.values() if not set(split.axes) & open_axes]
+    axes_of = {n: _axes_of(search, v) for v, n in search.ties.parameter.items() if n in must}
+    covers = {s.name: sum(must[n][0] for n, axes in axes_of.items() if axes & set(s.axes)) for s in candidates}
+    derived = search.derived
+    meetings = set()
+    for node in derived.graph.nodes:
+        touched = set().union(*(_axes_of(search, v) for v in (*node.inputs(), *node.outputs)))
+        if len(touched) > 1:
+            meetings.add(frozenset(touched))
+    taken: list[Split] = []
+    for split in sorted(candidates, key=lambda s: (-covers[s.name], s.name)):
+        mine = set(split.axes)
+        if not any(m & mine and m & set(other.axes) for other in taken for m in meetings):
+            taken.append(split)
+    return taken
+
+
+def _axes_of(search: Search, value: int) -> set[str]:
+    return {search.keys[leaf] for leaf in search.derived.leaves(value) if leaf in search.keys}
 
 
 def _open_axes(search: Search) -> set[str]:
