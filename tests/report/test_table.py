@@ -15,9 +15,7 @@ WIDTH = 110
 
 def split(name, shape, axis, *ranges):
     """A parameter split by one dim: (dim, start, end) for each rank."""
-    held = tuple(
-        tuple(((a, b),) if d == dim else ((0, size),) for d, size in enumerate(shape)) for dim, a, b in ranges
-    )
+    held = tuple(tuple(((a, b),) if d == dim else ((0, size),) for d, size in enumerate(shape)) for dim, a, b in ranges)
     return ParameterPlan(name, shape, "float32", "split", held, axis)
 
 
@@ -57,7 +55,8 @@ def hand_made() -> Plan:
         tied={"lm_head.weight": "embed.weight"},
         places=(),
         edits=tuple(EditPlan(f"h.{i}.attn", "num_heads", 4, (1, 1, 2)) for i in range(2)),
-        tiers={"embed": "native", "h.0.attn": "attributes", "h.1.attn": "attributes", "h.0": "expression"},
+        captured=(),
+        tiers={"embed": "native", "h.0.attn": "attributes", "h.1.attn": "attributes", "h.0.mlp": "captured"},
         collectives=(
             CollectivePlan("all_reduce", "h.*.attn.o", "prefill", 2, 10_922.67),
             CollectivePlan("all_gather", "lm_head", "prefill", 1, 5333.0),

@@ -162,10 +162,15 @@ def phases(
         given = {**given, "use_cache": True} if "use_cache" in accepted else given
         result = run("prefill" + suffix, args, given)
         yield "prefill" + suffix, result
-        state = {k: v for k, v in _items(result) if k in accepted and not isinstance(v, torch.Tensor) and v is not None}
+        state = recurrent_state(result, accepted)
         if token_input is not None and state:
             step = _decode_inputs(given, token_input, state, result, accepted)
             yield "decode" + suffix, run("decode" + suffix, (), step)
+
+
+def recurrent_state(result: Any, accepted: Mapping[str, Any]) -> dict[str, Any]:
+    """What a forward returned and itself accepts by the same name: caches and states, not tensors."""
+    return {k: v for k, v in _items(result) if k in accepted and v is not None and not isinstance(v, torch.Tensor)}
 
 
 def _decode_inputs(

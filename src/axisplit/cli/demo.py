@@ -94,7 +94,6 @@ def run_demo(ranks: int, prompt: str, max_new_tokens: int, say: Say, write: Call
 
 def verify_once(source: ModelSource, checkpoint: Path, plan: Plan) -> KeptVerdict:
     """The verdict on the plan, kept by the weights' every byte."""
-
     sizes = sizes_for(None, None, plan)
 
     def build(directory: Path) -> None:
@@ -139,10 +138,15 @@ def _comparison(result: DemoResult, tokenizer: Any) -> str:
 
 def _gathered(result: DemoResult) -> list[str]:
     """What a token would move if its logits were gathered, as the plan counts; nothing where they were."""
-    planned, sent = sum(c.bytes for c in result.plan.collectives if c.phase == "decode"), result.split.comm_bytes_per_token
+    planned, sent = (
+        sum(c.bytes for c in result.plan.collectives if c.phase == "decode"),
+        result.split.comm_bytes_per_token,
+    )
     if sent is None or sent >= planned:
         return []
-    return [f"  The plan counts {bytes_text(planned)} a token, for logits that come back whole: generating needs no more"]
+    return [
+        f"  The plan counts {bytes_text(planned)} a token, for logits that come back whole: generating needs no more"
+    ]
 
 
 def _figures(made: tuple[Generation, ...]) -> list[tuple[str, ...]]:

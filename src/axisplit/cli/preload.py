@@ -6,7 +6,12 @@ from __future__ import annotations
 
 import multiprocessing
 
-_WANTED = ["torch.distributed", "transformers.modeling_utils", "transformers.models.llama.modeling_llama", "axisplit.api"]
+_WANTED = [
+    "torch.distributed",
+    "transformers.modeling_utils",
+    "transformers.models.llama.modeling_llama",
+    "axisplit.api",
+]
 
 
 def start_fork_server() -> None:

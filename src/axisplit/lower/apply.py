@@ -6,7 +6,8 @@ The same function serves the fake copies on which a plan is proved and the model
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -56,7 +57,43 @@ def sites_of(plan: Installable) -> list[Site]:
         for step in holder.steps:
             layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
             sites[step.name] = Site(step.name, step.kind, layout, step.weights)  # type: ignore[arg-type]
-    return list(sites.values())
+    found = [_argmax_site(place) for place in plan.places if place.reads]
+    return [*sites.values(), *(site for site in found if site is not None)]
+
+
+class LocalOutputs:
+    """Outputs of the whole model that can stay split where the caller wants only a reduction of them."""
+
+    def __init__(self, plan: Installable, key: str) -> None:
+        self._key = key
+        self._kept: set[str] = set()
+        self._argmax = {p.reads: _argmax_site(p) for p in plan.places if p.reads and _argmax_site(p) is not None}
+
+    def keeps(self, path: str) -> bool:
+        return path in self._kept
+
+    @contextmanager
+    def kept(self, path: str) -> Iterator[None]:
+        """Inside the block the output at `path` stays as it is on each rank."""
+        self._kept.add(path)
+        try:
+            yield
+        finally:
+            self._kept.discard(path)
+
+    def argmax_site(self, path: str) -> str | None:
+        """The site at which the maximum over the split last dim of an output is found; None if it is not split so."""
+        site = self._argmax.get(path)
+        return None if site is None else f"{self._key}/{site.name}"
+
+
+def _argmax_site(place: PlacePlan) -> Site | None:
+    """A reduction in place of the gather that makes an output whole, if it is one over the last dim."""
+    if len(place.steps) != 1 or place.steps[0].kind != "all_gather" or place.where != "output":
+        return None
+    step = place.steps[0]
+    assert step.dim is not None
+    return Site(f"{step.name}:argmax", "argmax", Layout(-1, step.period, step.ranges))
 
 
 def take_shard(plan: ParameterPlan, tensor: torch.Tensor, rank: int) -> torch.Tensor:
@@ -104,10 +141,11 @@ def apply_captured(model: torch.nn.Module, plan: Installable, rank: int, key: st
 def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:
     """Hooks and inserted calls; `key` is the model key under which the sites are registered."""
     insertions: dict[str, list[Insertion]] = defaultdict(list)
+    outputs = model.__dict__["axisplit_outputs"] = LocalOutputs(plan, key)
     for place in plan.places:
         module = model.get_submodule(place.module)
         if place.where == "output":
-            module.register_forward_hook(_output_hook(place, _chain(place, key)))
+            module.register_forward_hook(_output_hook(place, _chain(place, key), outputs))
         elif place.where == "input":
             module.register_forward_pre_hook(_input_hook(place, _chain(place, key)), with_kwargs=True, prepend=True)
         elif place.where == "lookup":
@@ -137,10 +175,12 @@ def _chain(place: PlacePlan, key: str) -> Step:
     return run
 
 
-def _output_hook(place: PlacePlan, step: Step) -> Callable[..., Any]:
+def _output_hook(place: PlacePlan, step: Step, outputs: LocalOutputs) -> Callable[..., Any]:
     path = place.leaf.split(".")
 
     def convert_output(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        if place.reads and outputs.keeps(place.reads):
+            return output
         return step(output) if isinstance(output, torch.Tensor) else _converted(output, path, step)
 
     return convert_output

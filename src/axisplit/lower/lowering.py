@@ -131,7 +131,7 @@ def _place_plan(place: Place) -> PlacePlan:
     steps = tuple(step_plan(site) for site in place.steps)
     position = None if place.frame is None else position_of(place.frame.code, place.frame.instruction)
     function = "" if place.frame is None else place.frame.code.co_qualname
-    return PlacePlan(place.module, place.where, place.leaf, steps, function, position, place.operand)
+    return PlacePlan(place.module, place.where, place.leaf, steps, function, position, place.operand, place.reads)
 
 
 def plan_parameters(decision: Decision) -> tuple[tuple[ParameterPlan, ...], dict[str, str]]:

@@ -38,6 +38,7 @@ class Place:
     steps: tuple[Site, ...]
     frame: Frame | None = None
     operand: int = -1
+    reads: str = ""  # the output of the whole model that is made here and read nowhere inside
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Finder:
             for leaf, value in call.inputs:
                 self.given[value].append((call, leaf))
         self.read = {value for _, value in graph.outputs}
+        self.output_path = {value: path.partition(":")[2] for path, value in graph.outputs}
         self.arriving: dict[int, str] = {}  # values that a hook converts before a captured module reads them
 
     # --- one value ------------------------------------------------------------------------------------------------
@@ -256,7 +258,8 @@ class Finder:
         if known is not None and known.steps != steps:
             self._refuse(value, source, target, f"{module} would have to treat {where} {leaf} in two ways")
             return
-        self.places[key] = Place(module, where, leaf, steps, frame, operand)
+        reads = "" if self.decision.graph.uses.get(value) else self.output_path.get(value, "")
+        self.places[key] = Place(module, where, leaf, steps, frame, operand, reads)
         self.decided[key].add((value, source, target))
 
     def steps(self, name: str, value: int, source: str, target: str) -> tuple[Site, ...]:

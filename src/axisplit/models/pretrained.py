@@ -75,6 +75,20 @@ def build_meta(config: PreTrainedConfig, where: Path, weights: Path | None = Non
     return built
 
 
+def build_empty(directory: Path) -> nn.Module:
+    """The model of a directory's config.json, in eval mode, its weights not initialised; buffers are computed."""
+    from transformers import initialization
+
+    config = read_config(directory / "config.json")
+    model_class, dtype = _model_class(config, directory), _dtype_of(config, directory)
+    with _config_errors(directory), quiet(), initialization.no_init_weights():
+        model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
+        _keep_in_float32(model, dtype)
+        model.tie_weights()
+    built: nn.Module = model.eval()
+    return built
+
+
 def load_directory(directory: Path) -> nn.Module:
     """The model with its weights, in memory and in eval mode.
 

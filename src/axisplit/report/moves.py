@@ -34,7 +34,7 @@ def collectives_section(plan: Plan, blocks: Blocks) -> list[str]:
     hidden = [name.removesuffix(_MASKED) for name in traffic if name not in shown]
     same = f"; {' and '.join(map(clean, hidden))} the same with an attention mask" if hidden else ""
     heading = f"COLLECTIVES  calls, and bytes that the busiest rank sends{same}"
-    return [heading, *columns(rows, "ll" + "rr" * len(shown))]
+    return [*hang("", heading), *columns(rows, "ll" + "rr" * len(shown))]
 
 
 def _by_phase(plan: Plan, blocks: Blocks) -> dict[str, Traffic]:

@@ -68,6 +68,7 @@ class PlacePlan:
     function: str = ""
     position: tuple[int, int, int, int] | None = None
     operand: int = -1
+    reads: str = ""  # the output of the whole model that is made here, and nowhere read inside
 
 
 @dataclass(frozen=True)

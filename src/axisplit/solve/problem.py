@@ -25,6 +25,9 @@ import numpy as np
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
 
 
+CARRIED = 0.01  # effort of an op on partial sums: among equals they are reduced where they come to be
+
+
 @dataclass(frozen=True)
 class Conversion:
     """A way from one state to another: `steps` are collectives or local slices, `bytes` what the busiest rank sends."""
@@ -55,7 +58,6 @@ class Problem:
     must_split: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict)  # leaf value -> bytes, states that do
     shares: dict[tuple[str, str], float] = field(default_factory=dict)  # (leaf value, state) -> bytes on the fullest rank
     memory: float | None = None  # bound on the sum of shares
-    effort: dict[tuple[str, str], float] = field(default_factory=dict)  # (leaf value, state)
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,10 @@ def _formulate(problem: Problem) -> tuple[_Model, dict[int, float], dict[int, fl
             model.row({**terms, **ways}, -np.inf, 0.0)
         if wanted == WHOLE and value in problem.wanted:
             model.row({column: 1.0 for column in ways}, 1.0, np.inf)
-    for key, weight in problem.effort.items():
-        effort_of[model.column(("hold", *key), True)] += weight
+    for node, instances in problem.instances.items():
+        for name in common_strategies(instances):
+            if PARTIAL in instances[0].strategies[name].inputs:
+                effort_of[model.column(("run", node, name), True)] += CARRIED
     return model, bytes_of, effort_of
 
 
