@@ -1,10 +1,11 @@
 """Tiny, randomly initialised models of every kind that must come out equal, their inputs, and what an expert would move.
 
 `build(name)` gives a model whose every parameter counts: biases and norm weights differ from 0 and 1, so that a bias
-added twice or a norm skipped shows. `expert` is the collectives of one forward pass that a hand-written plan issues:
+added twice or a norm skipped shows. `expert` is the number of collectives of one forward pass that a plan written by
+hand issues:
 
-    one all-reduce after attention and one after the MLP of each layer (one for both where they run side by side), one
-    after a split embedding, one gather of split logits.
+    one after attention and one after the MLP of each layer (one for both where they run side by side), one after a split
+    embedding, one for split logits; one more for each mean over split heads (olmo2's q and k norms).
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ class Tiny:
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int, int], Inputs]
-    expert: dict[str, int]
+    expert: int
     split: float = 0.95
     steps: int = 0  # greedy decode steps with the model's own cache
     captured: bool = False
-    at: dict[int, dict[str, int]] | None = None  # expert where it differs by number of ranks
 
 
 def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries of one width, keys and values of another."""
+    """Queries of one width; keys and values of another width and length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,65 +175,65 @@ def speech(batch: int, length: int) -> Inputs:
 
 
 def llama(heads: int = HEADS, kv_heads: int = 2, width: int = WIDTH) -> Callable[[], nn.Module]:
-    fields = {**GATED, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": width}
+    fields = {**GATED, "intermediate_size": 2 * width, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": width}
     return hf("LlamaForCausalLM", "LlamaConfig", **fields)
 
 
-def causal(make: Callable[[], nn.Module], reduces: int, gathers: int = 1, **more: Any) -> Tiny:
-    return Tiny(make, tokens, {"all_reduce": reduces, "all_gather": gathers}, steps=3, **more)
+def causal(make: Callable[[], nn.Module], expert: int, **more: Any) -> Tiny:
+    return Tiny(make, tokens, expert, steps=3, **more)
 
 
 ZOO: dict[str, Tiny] = {
-    "mlp": Tiny(lambda: mlp(48, 96, 24), lambda b, s: (floats(b, s, 48),), {"all_reduce": 1}),
-    "mlp odd": Tiny(lambda: mlp(33, 67, 21), lambda b, s: (floats(b, s, 33),), {"all_reduce": 1}),
-    "mlp 5": Tiny(lambda: mlp(48, 96, 48, 96, 48, 96), lambda b, s: (floats(b, s, 48),), {"all_reduce": 2, "all_gather": 1}),
-    "encoder layer": Tiny(encoder_layer(True, False), lambda b, s: (floats(b, s, WIDTH),), {"all_reduce": 2}),
-    "encoder layer, norm first": Tiny(encoder_layer(True, True), lambda b, s: (floats(b, s, WIDTH),), {"all_reduce": 2}),
-    "encoder layer, sequence first": Tiny(encoder_layer(False, False), lambda b, s: (floats(s, b, WIDTH),), {"all_reduce": 2}),
-    "encoder layer, both": Tiny(encoder_layer(False, True), lambda b, s: (floats(s, b, WIDTH),), {"all_reduce": 2}),
-    "self attention": Tiny(SelfAttention, lambda b, s: (floats(b, s, WIDTH),), {"all_reduce": 2}),
-    "cross attention": Tiny(CrossAttention, lambda b, s: (floats(b, s, WIDTH), floats(b, s + 3, 40)), {"all_reduce": 1}),
-    "conv net": Tiny(conv_net, lambda b, s: (floats(b, 3, s, s),), {"all_reduce": 2}),
-    "llama": causal(llama(), 5),
-    "llama 1 kv": causal(llama(kv_heads=1), 5),
-    "llama 9 heads": causal(llama(9, 3, 144), 5),
+    "mlp": Tiny(lambda: mlp(48, 96, 24), lambda b, s: (floats(b, s, 48),), 1),
+    "mlp odd": Tiny(lambda: mlp(33, 67, 21), lambda b, s: (floats(b, s, 33),), 1),
+    "mlp 5": Tiny(lambda: mlp(48, 96, 48, 96, 48, 96), lambda b, s: (floats(b, s, 48),), 3),
+    "encoder layer": Tiny(encoder_layer(True, False), lambda b, s: (floats(b, s, WIDTH),), 2),
+    "encoder layer, norm first": Tiny(encoder_layer(True, True), lambda b, s: (floats(b, s, WIDTH),), 2),
+    "encoder layer, sequence first": Tiny(encoder_layer(False, False), lambda b, s: (floats(s, b, WIDTH),), 2),
+    "encoder layer, both": Tiny(encoder_layer(False, True), lambda b, s: (floats(s, b, WIDTH),), 2),
+    "self attention": Tiny(SelfAttention, lambda b, s: (floats(b, s, WIDTH),), 2),
+    "cross attention": Tiny(CrossAttention, lambda b, s: (floats(b, s, WIDTH), floats(b, s + 3, 40)), 1),
+    "conv net": Tiny(conv_net, lambda b, s: (floats(b, 3, s, s),), 2),
+    "llama": causal(llama(), 6),
+    "llama 1 kv": causal(llama(kv_heads=1), 6),
+    "llama 9 heads": causal(llama(9, 3, 144), 6),
     "gpt2": causal(hf("GPT2LMHeadModel", "GPT2Config", vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
-                      n_positions=64, bos_token_id=1, eos_token_id=2), 5),
-    "bert": Tiny(hf("BertForMaskedLM", "BertConfig", **COMMON, intermediate_size=FFN), tokens, {"all_reduce": 5, "all_gather": 1}),
+                      n_positions=64, bos_token_id=1, eos_token_id=2), 6),
+    "bert": Tiny(hf("BertForMaskedLM", "BertConfig", **COMMON, intermediate_size=FFN), tokens, 6),
     "bloom": causal(hf("BloomForCausalLM", "BloomConfig", vocab_size=VOCAB, hidden_size=WIDTH, n_layer=LAYERS, n_head=HEADS,
-                       bos_token_id=1, eos_token_id=2), 5),
-    "falcon, multi query": causal(hf("FalconForCausalLM", "FalconConfig", **COMMON, multi_query=True, bias=True), 3),
+                       bos_token_id=1, eos_token_id=2), 6),
+    "falcon, multi query": causal(hf("FalconForCausalLM", "FalconConfig", **COMMON, multi_query=True, bias=True), 4),
     "falcon, new": causal(hf("FalconForCausalLM", "FalconConfig", **COMMON, new_decoder_architecture=True, num_kv_heads=2,
-                             bias=True), 3),
-    "gpt_neox": causal(hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN, use_parallel_residual=True), 3),
+                             bias=True), 4),
+    "gpt_neox": causal(hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN, use_parallel_residual=True), 4),
     "gpt_neox, in turn": causal(hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN,
-                                   use_parallel_residual=False), 5),
-    "opt": causal(hf("OPTForCausalLM", "OPTConfig", **COMMON, ffn_dim=FFN, word_embed_proj_dim=WIDTH), 5),
+                                   use_parallel_residual=False), 6),
+    "opt": causal(hf("OPTForCausalLM", "OPTConfig", **COMMON, ffn_dim=FFN, word_embed_proj_dim=WIDTH), 6),
     "t5": Tiny(hf("T5ForConditionalGeneration", "T5Config", vocab_size=VOCAB, d_model=WIDTH, d_kv=16, d_ff=FFN, num_layers=LAYERS,
-                  num_heads=HEADS, decoder_start_token_id=0), translation, {"all_reduce": 12, "all_gather": 1}, steps=3),
-    "bart": Tiny(hf("BartForConditionalGeneration", "BartConfig", **SEQ2SEQ), translation, {"all_reduce": 12, "all_gather": 1},
+                  num_heads=HEADS, decoder_start_token_id=0), translation, 13, steps=3),
+    "bart": Tiny(hf("BartForConditionalGeneration", "BartConfig", **SEQ2SEQ), translation, 13,
                  steps=3),
-    "mixtral": causal(hf("MixtralForCausalLM", "MixtralConfig", **GATED, num_local_experts=4, num_experts_per_tok=2), 5),
-    "phi3": causal(hf("Phi3ForCausalLM", "Phi3Config", **GATED), 5),
-    "qwen3": causal(hf("Qwen3ForCausalLM", "Qwen3Config", **GATED, head_dim=16), 5),
-    "olmo2": causal(hf("Olmo2ForCausalLM", "Olmo2Config", **GATED), 5),
+    "mixtral": causal(hf("MixtralForCausalLM", "MixtralConfig", **GATED, num_local_experts=4, num_experts_per_tok=2), 6),
+    "phi3": causal(hf("Phi3ForCausalLM", "Phi3Config", **GATED), 6),
+    "qwen3": causal(hf("Qwen3ForCausalLM", "Qwen3Config", **GATED, head_dim=16), 6),
+    "olmo2": causal(hf("Olmo2ForCausalLM", "Olmo2Config", **GATED), 10),
     "gemma2": causal(hf("Gemma2ForCausalLM", "Gemma2Config", **{**GATED, "tie_word_embeddings": True}, head_dim=16,
-                        sliding_window=8, query_pre_attn_scalar=16), 5),
+                        sliding_window=8, query_pre_attn_scalar=16), 6),
     "mamba": causal(hf("MambaForCausalLM", "MambaConfig", vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS,
-                       state_size=8, time_step_rank=8, pad_token_id=0, bos_token_id=1, eos_token_id=2), 5),
+                       state_size=8, time_step_rank=8, pad_token_id=0, bos_token_id=1, eos_token_id=2), 6),
     "vit": Tiny(hf("ViTForImageClassification", "ViTConfig", hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
                    intermediate_size=FFN, image_size=32, patch_size=8, num_labels=10),
-                lambda b, s: {"pixel_values": floats(b, 3, 32, 32)}, {"all_reduce": 4}),
+                lambda b, s: {"pixel_values": floats(b, 3, 32, 32)}, 5),
     "whisper": Tiny(hf("WhisperForConditionalGeneration", "WhisperConfig", **SEQ2SEQ, num_mel_bins=16, max_source_positions=24,
                        max_target_positions=32, suppress_tokens=[], begin_suppress_tokens=[]),
-                    speech, {"all_reduce": 12, "all_gather": 1}, steps=3),
+                    speech, 13, steps=3),
     "deepseek_v3": causal(hf("DeepseekV3ForCausalLM", "DeepseekV3Config", **{**GATED, "num_key_value_heads": HEADS},
                              moe_intermediate_size=32, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, n_group=1,
                              topk_group=1, kv_lora_rank=16, q_lora_rank=24, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16,
-                             first_k_dense_replace=1), 5),
+                             first_k_dense_replace=1), 6),
     "gptj": causal(hf("GPTJForCausalLM", "GPTJConfig", vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64,
-                      rotary_dim=8, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False), 3),
+                      rotary_dim=8, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False), 4),
     "mpt": causal(hf("MptForCausalLM", "MptConfig", vocab_size=VOCAB, d_model=WIDTH, n_layers=LAYERS, n_heads=HEADS, max_seq_len=64,
-                     expansion_ratio=2), 5),
-    "cohere": causal(hf("CohereForCausalLM", "CohereConfig", **{**GATED, "tie_word_embeddings": True}), 3),
-}  # fmt: skip
+                     expansion_ratio=2), 6),
+    "cohere": causal(hf("CohereForCausalLM", "CohereConfig", **{**GATED, "tie_word_embeddings": True}), 4),
+}

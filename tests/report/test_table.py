@@ -8,7 +8,7 @@ from axisplit.proof.numbers import Numbers
 from axisplit.proof.program import Mismatch
 from axisplit.proof.verify import Proof, Verdict
 from axisplit.report.table import render_plan, render_verdict
-from axisplit.solve.plan import AxisPlan, CollectivePlan, EditPlan, ParameterPlan, Plan, check_plan
+from axisplit.solve.plan import AxisPlan, CapturedPlan, CollectivePlan, EditPlan, ParameterPlan, Plan, check_plan
 
 WIDTH = 110
 
@@ -55,7 +55,7 @@ def hand_made() -> Plan:
         tied={"lm_head.weight": "embed.weight"},
         places=(),
         edits=tuple(EditPlan(f"h.{i}.attn", "num_heads", 4, (1, 1, 2)) for i in range(2)),
-        captured=(),
+        captured=(CapturedPlan("h.0.mlp", False, {}, None, ((), (), ())),),
         tiers={"embed": "native", "h.0.attn": "attributes", "h.1.attn": "attributes", "h.0.mlp": "captured"},
         collectives=(
             CollectivePlan("all_reduce", "h.*.attn.o", "prefill", 2, 10_922.67),

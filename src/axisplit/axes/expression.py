@@ -205,7 +205,7 @@ class Axes:
                     return False
                 continue
             big, small, rest = (x, y, xs) if x.size > y.size else (y, x, ys)
-            if big.size % small.size:
+            if small.size == 0 or big.size % small.size:
                 return False
             outer = self._divide(big, small)
             if outer is None:
@@ -288,25 +288,30 @@ class Axes:
         return not xs and not ys
 
     def _overlap(self, xs: list[Axis], ys: list[Axis]) -> bool:
-        """Whether two sums share a segment at different offsets (`x[1:]` against `x[:-1]`): an index is not its own
-        neighbour, and refining would never end."""
-        offsets: dict[int, int] = {}
-        position = 0
-        for x in xs:
-            offsets[self.find(x).index] = position
-            position += x.size
-        position = 0
-        for y in ys:
-            if offsets.get(self.find(y).index, position) != position:
+        """Whether two sums share a segment only at different offsets, or shifted against itself (`x[1:]` against
+        `x[:-1]`): an index is not its own neighbour, and refining would never end."""
+        mine, theirs = self._offsets(xs), self._offsets(ys)
+        for key in mine.keys() & theirs.keys():
+            size, here, there = mine[key][0], set(mine[key][1]), set(theirs[key][1])
+            if not here & there or any(0 < abs(a - b) < size for a in here for b in there):
                 return True
-            position += y.size
         return False
+
+    def _offsets(self, segments: list[Axis]) -> dict[tuple[int, ...], tuple[int, list[int]]]:
+        """Segments by their factors: size, and where each occurrence starts."""
+        found: dict[tuple[int, ...], tuple[int, list[int]]] = {}
+        position = 0
+        for segment in segments:
+            key = tuple(factor.index for factor in self.factors(segment))
+            found.setdefault(key, (segment.size, []))[1].append(position)
+            position += segment.size
+        return found
 
     def _cut(self, axis: Axis, sizes: list[int]) -> list[Axis] | None:
         axis = self.find(axis)
         assert sum(sizes) == axis.size, (sizes, axis)
-        if len(sizes) == 1:
-            return [axis]
+        if axis.size in sizes:  # the other pieces are empty
+            return [axis if size else self.leaf(0) for size in sizes]
         segments = self.segments(axis)
         if len(segments) > 1:
             return self._cut_segments(segments, sizes)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
 from axisplit.capture.provenance import Attribute, trace_attributes
 from axisplit.capture.record import Recorder, fake_mode, leaves
@@ -35,6 +36,8 @@ class Captured:
     graph: Graph
     attributes: dict[Attribute, int]
     fake: bool
+    model: torch.nn.Module  # the copy that was traced, folded as `folds` says
+    folds: tuple[Fold, ...] = ()
 
 
 def normalize_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -58,12 +61,29 @@ def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
 
     Raises: InputError if the model does not run on the inputs; CaptureError if an op cannot be represented.
     """
+    folds = find_folds(model)
+    if folds:
+        found = _capture_folded(model, inputs, folds)
+        if found is not None:
+            return found
     try:
         return _capture(model, inputs, fake=True)
     except Exception as error:
         if not _needs_values(error) or any(p.is_meta for p in model.parameters()):
             raise
     return _capture(model, inputs, fake=False)
+
+
+def _capture_folded(model: torch.nn.Module, inputs: Inputs, folds: tuple[Fold, ...]) -> Captured | None:
+    """The folded model's graph; None if it does not run so, or returns something for each block."""
+    try:
+        found = _capture(model, inputs, fake=True, folds=folds)
+    except Exception:  # whatever went wrong, the whole model is traced next and says so itself
+        return None
+    for path, _ in found.graph.outputs:
+        if any(part.isdigit() and int(part) >= 2 for part in path.partition(":")[2].split(".")):
+            return None
+    return found
 
 
 def _needs_values(error: BaseException) -> bool:
@@ -77,9 +97,9 @@ def _needs_values(error: BaseException) -> bool:
     return False
 
 
-def _capture(model: torch.nn.Module, inputs: Inputs, fake: bool) -> Captured:
+def _capture(model: torch.nn.Module, inputs: Inputs, fake: bool, folds: tuple[Fold, ...] = ()) -> Captured:
     mode = fake_mode() if fake else None
-    copied = shadow_copy(model, (lambda _, t: t) if mode is None else (lambda _, t: imitate(t)), mode)
+    copied = shadow_copy(model, (lambda _, t: t) if mode is None else (lambda _, t: imitate(t)), mode, folds)
     attributes = trace_attributes(copied)
     recorder = Recorder()
     outputs = run_phases(copied, inputs, recorder, mode)
@@ -96,7 +116,7 @@ def _capture(model: torch.nn.Module, inputs: Inputs, fake: bool) -> Captured:
         uses=build_uses(tuple(recording.nodes)),
     )
     check_graph(graph)
-    return Captured(graph, attributes, fake)
+    return Captured(graph, attributes, fake, copied, folds)
 
 
 def imitate(tensor: torch.Tensor) -> torch.Tensor:
@@ -108,16 +128,24 @@ def shadow_copy(
     model: torch.nn.Module,
     convert: Callable[[str, torch.Tensor], torch.Tensor],
     mode: AbstractContextManager[Any] | None,
+    folds: tuple[Fold, ...] = (),
 ) -> torch.nn.Module:
-    """A copy of the model's Python objects with every parameter and buffer converted by (name, tensor), ties kept."""
+    """A copy of the model's Python objects with every parameter and buffer converted by (name, tensor), ties kept.
+    With folds, of long runs of equal blocks only those that are traced; names are the traced ones."""
     memo: dict[int, Any] = {}
+    drop_blocks(model, folds, memo)
     with mode or nullcontext(), torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for real, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            name = traced_name(folds, real)
+            if name is None:
+                continue
             made = convert(name, tensor)
             if isinstance(tensor, torch.nn.Parameter):
                 made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = made
-    return copy.deepcopy(model, memo)
+    copied = copy.deepcopy(model, memo)
+    close_gaps(copied, folds)
+    return copied
 
 
 def run_phases(model: torch.nn.Module, inputs: Inputs, recorder: Recorder, mode: Any) -> list[tuple[str, int]]:

@@ -56,8 +56,10 @@ def expression_check(model: torch.nn.Module) -> Callable[[str, Frame, int], bool
     return check
 
 
-def lower(decision: Decision, captured: Captured, model: torch.nn.Module) -> tuple[Lowered, list[Refusal]]:
+def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal]]:
     """Places, edits and shards of a decision, and what of it cannot be lowered (then the rest is not complete)."""
+    model = captured.model
+
     def can_wrap(path: str, frame: Frame) -> bool:
         module = model.get_submodule(path)
         return reachable(module, frame.code) and can_insert(frame.code, frame.instruction, -1, call=True)
@@ -212,7 +214,7 @@ def prove_rank(
             return take_shard(shards[name], tensor, rank)
         return torch.empty(shards[name].local_shape(rank), dtype=tensor.dtype)
 
-    local_model = shadow_copy(model, convert, mode)
+    local_model = shadow_copy(model, convert, mode, captured.folds)
     key = f"proof-{rank}"
     apply_edits(local_model, plan, rank)
     apply_captured(local_model, plan, rank, key)

@@ -10,12 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from axisplit.axes.derive import derive_axes
+from axisplit.capture.fold import count_of
 from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
 from axisplit.lower.captured import can_capture
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, expression_check, fingerprint, lower, prove_programs
 from axisplit.lower.places import Refusal, wrappable
+from axisplit.lower.unfold import refold, unfold
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
 from axisplit.solve.build import Search, build_problem, find_splits
 from axisplit.solve.plan import AxisPlan, CollectivePlan, Plan, check_plan
@@ -44,7 +46,7 @@ def make_plan(
     if not isinstance(ranks, int) or ranks < 1:
         raise InputError("the number of ranks must be at least 1", got=str(ranks), needed="1, 2, 3, ...", do="pass ranks=2")
     captured = capture(model, inputs)
-    planner = _Planner(captured, model, inputs, begin_search(captured, model, ranks, uneven), keep, memory_per_rank)
+    planner = _Planner(captured, model, inputs, begin_search(captured, ranks, uneven), keep, memory_per_rank)
     native = planner.search(programs=False)
     best = native
     if native is None or not planner.is_optimal(native):
@@ -104,7 +106,7 @@ class _Planner:
         choice = self._choose(forbidden)
         for _ in range(MOST_ROUNDS):
             decision = Decision(replace(self.start, forbidden=frozenset(forbidden)), choice, modules)
-            lowered, refusals = lower(decision, self.captured, self.model)
+            lowered, refusals = lower(decision, self.captured)
             if not refusals:
                 mismatches = prove_programs(decision, lowered, self.captured, self.model, self.inputs)
                 refusals = [r for m in mismatches for r in blame(decision, m.node, str(m))]
@@ -142,7 +144,7 @@ class _Planner:
         return frozenset(module for module in found if can_capture(graph, module))
 
 
-def begin_search(captured: Captured, model: torch.nn.Module, ranks: int, uneven: bool = True) -> Search:
+def begin_search(captured: Captured, ranks: int, uneven: bool = True) -> Search:
     """Axes, ties, candidate splits, and where the running Python can be reached."""
     graph = captured.graph
     derived = derive_axes(graph)
@@ -150,16 +152,17 @@ def begin_search(captured: Captured, model: torch.nn.Module, ranks: int, uneven:
     splits = find_splits(derived, ties, ranks, uneven) if ranks > 1 else {}
     returned = {value for call in graph.calls for _, value in call.outputs}
     given = {value for call in graph.calls if call.module for _, value in call.inputs}
-    computed, wrapped = wrappable(graph, expression_check(model))
-    return Search(derived, ties, ranks, splits, frozenset(), returned, given, computed, wrapped)
+    computed, wrapped = wrappable(graph, expression_check(captured.model))
+    counts = {n.index: count_of(captured.folds, n.module) for n in graph.nodes} if captured.folds else {}
+    return Search(derived, ties, ranks, splits, frozenset(), returned, given, computed, wrapped, counts)
 
 
-def decision_of(plan: Plan, captured: Captured, model: torch.nn.Module) -> Decision:
+def decision_of(plan: Plan, captured: Captured) -> Decision:
     """A plan's decisions on a freshly captured graph.
 
     Raises: PlanMismatchError if the plan was made for another graph.
     """
-    search = begin_search(captured, model, plan.ranks)
+    search = begin_search(captured, plan.ranks)
     problem = build_problem(search)
     ops, held = plan.choices.get("ops", {}), plan.choices.get("held", {})
     fits = ops.keys() == problem.instances.keys() and held.keys() == problem.held.keys()
@@ -172,7 +175,7 @@ def decision_of(plan: Plan, captured: Captured, model: torch.nn.Module) -> Decis
             do="plan this model again with these versions",
         )
     solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal, 0.0)
-    return Decision(search, Choice(solution, problem, {}), frozenset(c.module for c in plan.captured))
+    return Decision(search, Choice(solution, problem, {}), frozenset(c.module for c in refold(plan, captured.folds).captured))
 
 
 def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
@@ -196,7 +199,7 @@ def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
 
 def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> Plan:
     """The decision as a plan, with its figures."""
-    decision, lowered = found.decision, found.lowered
+    decision, lowered = found.decision, unfold(found.lowered, captured.folds)
     graph, solution = decision.graph, decision.choice.solution
     moved = planned_collectives(decision)
     first = graph.phases[0] if graph.phases else "forward"
@@ -225,7 +228,7 @@ def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> 
         choices={"ops": solution.strategy, "held": solution.state},
         constraints=_constraints(decision),
         excluded=found.excluded,
-        assumed=graph.assumed + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
+        assumed=graph.assumed + _folded(captured) + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
         domain=(f"phases: {', '.join(graph.phases)}", "inference: train and eval are traced as the model was given"),
         warnings=tuple(warnings),
     )
@@ -257,7 +260,8 @@ def planned_collectives(decision: Decision) -> list[Moved]:
                 continue  # padded with zeros in place
             where = decision.search.ties.node[node.index].split("|")[0] if node is not None else value.name
             phase = node.phase if node is not None else value.name.partition(":")[0]
-            found.append(Moved(_kind(source), where or "model", phase, _sent(decision, value.index, source)))
+            times = decision.search.counts.get(node.index, 1) if node is not None else 1
+            found += [Moved(_kind(source), where or "model", phase, _sent(decision, value.index, source))] * times
     return found
 
 
@@ -328,6 +332,14 @@ def _tiers(lowered: Lowered) -> dict[str, str]:
         else:
             tiers.setdefault(place.module or "model", "native")
     return tiers
+
+
+def _folded(captured: Captured) -> tuple[str, ...]:
+    return tuple(
+        f"{fold.container}: {sum(map(len, fold.members))} blocks, {len(fold.members)} of them traced: equal in class, "
+        "parameters and attributes"
+        for fold in captured.folds
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from axisplit.capture.trace import Inputs, capture
 from axisplit.errors import ProofError
 from axisplit.lower.lowering import prove_programs
 from axisplit.lower.planning import decision_of
+from axisplit.lower.unfold import refold
 from axisplit.proof.numbers import Numbers, measure
 from axisplit.proof.program import Mismatch
 from axisplit.solve.plan import Plan
@@ -66,8 +67,8 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
     Raises: PlanMismatchError if the plan is not for this model; ProofError if the whole model itself does not run.
     """
     captured = capture(model, inputs)
-    decision = decision_of(plan, captured, model)
-    mismatches = tuple(prove_programs(decision, plan, captured, model, inputs))
+    decision = decision_of(plan, captured)
+    mismatches = tuple(prove_programs(decision, refold(plan, captured.folds), captured, model, inputs))
     laws = decision.search.derived.laws
     stated = sum(law.family != "unknown" for law in laws)
     proof = Proof(len(laws), 0 if mismatches else stated, plan.assumed)

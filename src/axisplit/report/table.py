@@ -148,7 +148,7 @@ def _lowering(plan: Plan, blocks: Blocks) -> list[str]:
     rows = []
     for tier in sorted(counts, key=lambda t: (t != "native", t)):
         modules = unbroken(dict.fromkeys(clean(blocks.fold_module(m)) for m, t in plan.tiers.items() if t == tier))
-        how = _HOW.get(tier, "") + (f" ({_share(plan, tier)} of the parameters)" if tier == "captured" else "")
+        how = _HOW.get(tier, "") + (f" ({_captured_share(plan)} of the parameters)" if tier == "captured" else "")
         rows.append((clean(tier), str(counts[tier]), f"{how}: {modules}"))
     edits: dict[tuple[str, str], int] = Counter()
     for edit in plan.edits:
@@ -160,11 +160,10 @@ def _lowering(plan: Plan, blocks: Blocks) -> list[str]:
     return found + (["  attributes, whole → of each rank", *columns(changed, "lrw", 4), *more] if changed else [])
 
 
-def _share(plan: Plan, tier: str) -> str:
-    """How much of the parameters lies in modules of a tier."""
-    inside = tuple(f"{module}." for module, found in plan.tiers.items() if found == tier)
-    own = [p for p in plan.parameters if p.kind == "parameter"]
-    size = sum(p.bytes for p in own if p.name.startswith(inside) or "model." in inside)
+def _captured_share(plan: Plan) -> str:
+    """How much of the parameters lies in modules that captured programs stand for."""
+    inside = tuple(f"{captured.module}." if captured.module else "" for captured in plan.captured)
+    size = sum(p.bytes for p in plan.parameters if p.kind == "parameter" and p.name.startswith(inside))
     return percent_text(size / plan.total_bytes if plan.total_bytes else 0.0)
 
 

@@ -31,6 +31,7 @@ class Search:
     given: set[int] = field(default_factory=set)  # values that some module is called with
     computed: set[int] = field(default_factory=set)  # values computed by an expression that can be wrapped
     wrapped: set[tuple[int, int]] = field(default_factory=set)  # (node, operand position) that can be wrapped
+    counts: dict[int, int] = field(default_factory=dict)  # node -> how many it stands for, where a run was folded
 
     @property
     def keys(self) -> dict[Axis, str]:
@@ -120,7 +121,7 @@ def _add_conversions(search: Search, problem: Problem) -> None:
     graph, ties = search.derived.graph, search.ties
     produced, needed = _states_in_play(problem)
     total: dict[tuple[str, str, str], list[Conversion]] = defaultdict(list)
-    phase = {output: node.phase for node in graph.nodes for output in node.outputs}
+    made = {output: node for node in graph.nodes for output in node.outputs}
     for value in graph.values:
         key = ties.value[value.index]
         if value.origin in ("parameter", "buffer") or key not in needed:
@@ -130,7 +131,9 @@ def _add_conversions(search: Search, problem: Problem) -> None:
                 if source != target and ("convert", key, source, target) not in search.forbidden:
                     conversion = _conversion(search, value.index, source, target)
                     if conversion is not None:
-                        weight = phase_weight(phase.get(value.index, value.name))
+                        node = made.get(value.index)
+                        weight = phase_weight(value.name if node is None else node.phase)
+                        weight *= 1 if node is None else search.counts.get(node.index, 1)
                         total[key, source, target].append(replace(conversion, bytes=conversion.bytes * weight))
     members: dict[str, int] = defaultdict(int)
     for value in graph.values:
