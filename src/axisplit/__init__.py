@@ -1,10 +1,10 @@
 """axisplit: derive the split of any PyTorch model that moves the fewest bytes, prove it, run it.
 
-    plan = axisplit.plan(model, inputs, ranks=4)
-    print(plan)
-    verdict = axisplit.verify(model, inputs, plan)
-    model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit run`
-    model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
+plan = axisplit.plan(model, inputs, ranks=4)
+print(plan)
+verdict = axisplit.verify(model, inputs, plan)
+model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit run`
+model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
 """
 
 from __future__ import annotations

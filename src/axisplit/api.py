@@ -51,13 +51,13 @@ def plan(
     """
     if mesh is not None:
         if mesh.ndim != 1:
-            raise InputError("the mesh must have one dim", got=f"{mesh.ndim}", do="pass the dim to split over: mesh['tp']")
+            raise InputError(
+                "the mesh must have one dim", got=f"{mesh.ndim}", do="pass the dim to split over: mesh['tp']"
+            )
         ranks = mesh.size() if ranks is None else ranks
     if ranks is None:
         raise InputError("the number of ranks is missing", needed="ranks= or mesh=", do="pass ranks=2")
-    return make_plan(
-        model, inputs, ranks, keep=tuple(keep), memory_per_rank=memory_per_rank, uneven=uneven, name=name
-    )
+    return make_plan(model, inputs, ranks, keep=tuple(keep), memory_per_rank=memory_per_rank, uneven=uneven, name=name)
 
 
 def verify(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:

@@ -25,7 +25,7 @@ def test_half_a_letter_waits_and_escapes_are_not_shown():
 
 
 def generation(*token_ids, decode_s=2.0, sent=600.0):
-    report = RankReport(list(token_ids), 1.0, 0.5, decode_s, 90.0, sent, 100, 1000, None)
+    report = RankReport(list(token_ids), 1.0, 0.5, decode_s, 90.0, sent, 100, 500, 1000, None)
     waited = replace(report, prefill_s=0.75, decode_comm_bytes=sent / 2)
     return Generation("", list(token_ids), 2, 1, [waited, report])
 

@@ -45,7 +45,9 @@ def derive_axes(graph: Graph) -> Derived:
         law = (find_rule(node.op) or unknown)(view)
         for output, found in zip(node.outputs, law.outputs, strict=True):
             sizes = tuple(axis.size for axis in found)
-            assert sizes == graph.values[output].shape, f"{node.name}: rule says {sizes}, op {graph.values[output].shape}"
+            assert sizes == graph.values[output].shape, (
+                f"{node.name}: rule says {sizes}, op {graph.values[output].shape}"
+            )
             dims[output] = found
         laws.append(law)
     return Derived(graph, axes, dims, laws)

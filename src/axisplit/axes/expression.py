@@ -64,7 +64,7 @@ class Axes:
         return Axis(self._count, size)
 
     def product(self, factors: Sequence[Axis]) -> Axis:
-        """outer … inner; factors of size 1 carry no index and are dropped."""
+        """Outer … inner; factors of size 1 carry no index and are dropped."""
         kept = [factor for factor in factors if factor.size != 1]
         if len(kept) == 1:
             return kept[0]
@@ -107,7 +107,8 @@ class Axes:
             return [segment for part in axis.parts for segment in self.segments(part)]
         factors = self.factors(axis)
         if len(factors) > 1 and factors[0].form == "sum":
-            return [self.product([outer, *factors[1:]]) for outer in self.segments(factors[0])]
+            made = [self.product([outer, *factors[1:]]) for outer in self.segments(factors[0])]
+            return [segment for one in made for segment in self.segments(one)]  # 1 * (a + b) is a + b
         return [axis]
 
     def leaves(self, axis: Axis) -> Iterator[Axis]:
@@ -160,7 +161,8 @@ class Axes:
 
     def _undo(self, mark: int) -> None:
         while len(self._trail) > mark:
-            axis, axis.form, axis.parts, axis.bound = self._trail.pop()
+            changed, form, parts, bound = self._trail.pop()
+            changed.form, changed.parts, changed.bound = form, parts, bound
 
     def _occurs(self, leaf: Axis, inside: Axis) -> bool:
         return any(found is leaf for found in self.leaves(inside))
@@ -214,7 +216,7 @@ class Axes:
         return not xs and not ys
 
     def _divide(self, axis: Axis, inner: Axis) -> Axis | None:
-        """axis = outer * inner: the outer axis, refining as needed."""
+        """Axis = outer * inner: the outer axis, refining as needed."""
         axis = self.find(axis)
         if axis.form == "leaf":
             outer = self.leaf(axis.size // inner.size)
@@ -224,10 +226,10 @@ class Axes:
             for segment in self.segments(axis):
                 if segment.size % inner.size:
                     return None
-                outer = self._strip(segment, inner)
-                if outer is None:
+                left = self._strip(segment, inner)
+                if left is None:
                     return None
-                outers.append(outer)
+                outers.append(left)
             total = self.sum(outers)
             self._bind(axis, "product", self.product([total, inner]).parts, None)
             return total
@@ -289,7 +291,8 @@ class Axes:
 
     def _overlap(self, xs: list[Axis], ys: list[Axis]) -> bool:
         """Whether two sums share a segment only at different offsets, or shifted against itself (`x[1:]` against
-        `x[:-1]`): an index is not its own neighbour, and refining would never end."""
+        `x[:-1]`): an index is not its own neighbour, and refining would never end.
+        """
         mine, theirs = self._offsets(xs), self._offsets(ys)
         for key in mine.keys() & theirs.keys():
             size, here, there = mine[key][0], set(mine[key][1]), set(theirs[key][1])

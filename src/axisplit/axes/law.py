@@ -31,8 +31,6 @@ class LocalSize(Protocol):
     def start(self, axis: Axis) -> int: ...
 
 
-
-
 @dataclass
 class Law:
     """How one node treats its axes. Positions count the node's tensor operands in order."""
@@ -46,7 +44,9 @@ class Law:
     linear: tuple[frozenset[int], ...] = ()
     additive: frozenset[int] = frozenset()
     rewrites: dict[int, Callable[[LocalSize], Any]] = field(default_factory=dict)  # argument position -> local value
-    no_effect: dict[str, Callable[[LocalSize], bool]] = field(default_factory=dict)  # argument -> when it changes nothing
+    no_effect: dict[str, Callable[[LocalSize], bool]] = field(
+        default_factory=dict
+    )  # argument -> when it changes nothing
     multiples: list[tuple[Axis, int]] = field(default_factory=list)  # parts the kernel takes only in multiples
     reason: str = ""  # why axes are needed whole, in words
 
@@ -94,7 +94,8 @@ class NodeView:
     def shape(self, argument: Any) -> tuple[int, ...]:
         if not isinstance(argument, Ref):
             argument = self.argument(argument)
-        return self._graph.values[argument.value].shape
+        shape: tuple[int, ...] = self._graph.values[argument.value].shape
+        return shape
 
     def operand_dims(self) -> list[Dims]:
         return [self._dims[value] for value in self.operands]

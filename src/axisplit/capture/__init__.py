@@ -1,0 +1,3 @@
+"""Capture: model and inputs to a functional `Graph` (`trace`, `record`), with where its integers came from
+(`provenance`).
+"""

@@ -1,7 +1,7 @@
 """Trace deep models shallow: of a long run of equal blocks four are traced and stand for all.
 
-    run      consecutive children of a container that are the same but for their number: class, parameters' names, shapes
-             and dtypes, every plain attribute but one that equals the child's own index
+    run      consecutive children of a container that are the same but for their number: class, parameters' names,
+             shapes and dtypes, every plain attribute but one that equals the child's own index
     traced   the first, the second, the third and the fourth; the second stands for all inside, the last for the last
              (its neighbour behind the run differs)
 

@@ -119,6 +119,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Graph:
+    """A model's program in all its phases; see this file's header."""
+
     values: tuple[Value, ...]
     nodes: tuple[Node, ...]
     calls: tuple[Call, ...]
@@ -163,7 +165,7 @@ def replace_refs(tree: Any, replace: Callable[[int], Any]) -> Any:
 
 
 def build_uses(nodes: tuple[Node, ...]) -> dict[int, tuple[int, ...]]:
-    """value -> nodes that read it, in order."""
+    """Value -> nodes that read it, in order."""
     uses: dict[int, list[int]] = {}
     for node in nodes:
         for value in dict.fromkeys(node.inputs()):

@@ -75,7 +75,6 @@ class Operation:
             if not isinstance(operand, int):
                 yield from operand.attributes()
 
-
     def dims(self) -> Iterator[Dim]:
         for operand in self.operands:
             if not isinstance(operand, int):
@@ -183,14 +182,14 @@ def shallow_copy(record: Any) -> Any:
     return copied
 
 
-def set_attribute(model: torch.nn.Module, attribute: Attribute, value: int) -> None:
+def set_attribute(model: torch.nn.Module, attribute: Attribute, value: int | None) -> None:
     """Rewrite an integer attribute of one module; a config is copied first, so that nobody else sees the change."""
     module = model.get_submodule(attribute.module)
     head, *rest = attribute.path.split(".")
     module.__dict__[head] = _rewritten(module.__dict__[head], rest, value)
 
 
-def _rewritten(holder: Any, path: list[str], value: int) -> Any:
+def _rewritten(holder: Any, path: list[str], value: int | None) -> Any:
     if not path:
         return value
     if isinstance(holder, (tuple, list)):

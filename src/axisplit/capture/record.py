@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
@@ -32,7 +32,17 @@ from axisplit.errors import CaptureError
 aten = torch.ops.aten
 
 # Ops whose result is their first argument, value for value: they never appear in a graph.
-IDENTITIES = {"alias", "clone", "contiguous", "detach", "detach_", "lift", "lift_fresh", "lift_fresh_copy", "requires_grad_"}
+IDENTITIES = {
+    "alias",
+    "clone",
+    "contiguous",
+    "detach",
+    "detach_",
+    "lift",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "requires_grad_",
+}
 _CASTS = {"to", "_to_copy", "type_as", "float", "half", "double"}
 _QUERIES = {"size", "stride", "dim", "numel", "is_contiguous", "sym_size", "sym_stride", "sym_numel", "is_pinned"}
 
@@ -189,7 +199,8 @@ class Recorder:
             tensor = known.view_of
         for view in chain:
             known = self._tracked[id(view)]
-            assert known.view_of is not None and known.view is not None
+            assert known.view_of is not None
+            assert known.view is not None
             value = self._put_back(known.view_of, known.view, value)
         owner = self._tracked[id(tensor)]
         key = _storage_key(tensor)
@@ -200,7 +211,7 @@ class Recorder:
 
     def _put_back(self, base: torch.Tensor, view: tuple[Any, ...], value: int) -> int:
         """The base's new value, after what a view of it shows became `value`."""
-        op, args, kwargs, position = view
+        op, args, kwargs, _ = view
         whole, part = Ref(self._tracked[id(base)].value), Ref(value)
         if view is _ALIAS:
             return value
@@ -239,7 +250,8 @@ class Recorder:
 
     def _frames(self) -> tuple[Frame, ...]:
         """The model's own Python frames, from the op outwards to the innermost module's forward (and, where that was
-        called by `super()`, to the outermost forward of the same module)."""
+        called by `super()`, to the outermost forward of the same module).
+        """
         frames: list[Frame] = []
         frame, module = sys._getframe(1), None
         while frame is not None and len(frames) < 12:
@@ -310,11 +322,11 @@ class Recorder:
             yield
 
 
-class _OpMode(SchemaCheckMode):
-    """Torch admits only its own three classes at the pre-dispatch key; of those, this one carries no behaviour along."""
+class _OpMode(SchemaCheckMode):  # type: ignore[no-untyped-call]
+    """Torch admits only three classes of its own at the pre-dispatch key; of those, this one brings nothing along."""
 
     def __init__(self, recorder: Recorder) -> None:
-        TorchDispatchMode.__init__(self)
+        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         self._dispatch_key = torch._C.DispatchKey.PreDispatch
         self._recorder = recorder
 
@@ -371,7 +383,7 @@ _ALIAS: Any = ("alias", (), {}, 0)
 
 
 def _storage_key(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _numbers(tensor: torch.Tensor) -> tuple[int, ...] | None:
@@ -402,7 +414,7 @@ def _same_dtype(args: Any, result: Any) -> bool:
 
 
 def _mutated_arguments(op: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
-    found = []
+    found = list[torch.Tensor]()
     for position, argument in enumerate(op._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
@@ -435,7 +447,8 @@ def flat_integers(tree: Any) -> Iterator[int]:
 
 def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expression], ...]:
     """Which of an op's integers came from which of the caller's: same place where the counts agree, else same value
-    in the same order. A wrong match is harmless: the rewritten program is compared with the split one afterwards."""
+    in the same order. A wrong match is harmless: the rewritten program is compared with the split one afterwards.
+    """
     if not any(isinstance(number, TracedInt) for number in given):
         return ()
     wanted = list(flat_integers(arguments))
@@ -451,7 +464,10 @@ def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expres
     return tuple((position, number.expression) for position, number in pairs if isinstance(number, TracedInt))
 
 
-def leaves(tree: Any, value_of: Callable[[torch.Tensor], int], prefix: str = "") -> Iterator[tuple[str, int]]:
+T = TypeVar("T")
+
+
+def leaves(tree: Any, value_of: Callable[[torch.Tensor], T], prefix: str = "") -> Iterator[tuple[str, T]]:
     """Tensor leaves of a call's arguments or result. Objects such as caches are state, not leaves."""
     if isinstance(tree, torch.Tensor):
         yield prefix or "0", value_of(tree)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, tra
 from axisplit.capture.graph import Graph, build_uses, check_graph
 from axisplit.capture.provenance import Attribute, trace_attributes
 from axisplit.capture.record import Recorder, fake_mode, leaves
-from axisplit.errors import CaptureError, InputError
+from axisplit.errors import InputError
 
 Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor
 
@@ -131,7 +131,8 @@ def shadow_copy(
     folds: tuple[Fold, ...] = (),
 ) -> torch.nn.Module:
     """A copy of the model's Python objects with every parameter and buffer converted by (name, tensor), ties kept.
-    With folds, of long runs of equal blocks only those that are traced; names are the traced ones."""
+    With folds, of long runs of equal blocks only those that are traced; names are the traced ones.
+    """
     memo: dict[int, Any] = {}
     drop_blocks(model, folds, memo)
     with mode or nullcontext(), torch.no_grad():
@@ -177,7 +178,7 @@ def phases(
 ) -> Iterator[tuple[str, Any]]:
     """Run each phase by `run(phase, args, kwargs)` and yield (phase, result)."""
     accepted = inspect.signature(model.forward).parameters
-    recurrent = getattr(model, "can_generate", None) is not None and model.can_generate()
+    recurrent = bool(getattr(model, "can_generate", bool)())
     if not recurrent:
         yield "forward", run("forward", args, kwargs)
         return
@@ -228,7 +229,8 @@ def _items(result: Any) -> list[tuple[str, Any]]:
 
 def _named_tensors(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
     args, kwargs = inputs
-    for key, value in {**dict(enumerate(args)), **kwargs}.items():
+    given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    for key, value in given.items():
         if isinstance(value, torch.Tensor):
             yield str(key), value
         elif isinstance(value, (tuple, list)):

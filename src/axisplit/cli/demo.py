@@ -163,8 +163,8 @@ def _figures(made: tuple[Generation, ...]) -> list[tuple[str, ...]]:
         row("sent by a rank for a token", lambda g: g.comm_bytes_per_token, bytes_text),
         row("sent by a rank for the prompt", lambda g: max(r.prefill_comm_bytes for r in g.reports), bytes_text),
         row("parameters, of the largest rank", lambda g: max(r.parameter_bytes for r in g.reports), bytes_text),
-        row("peak memory of a rank, private", lambda g: _most([r.private_bytes for r in g.reports]), bytes_text),
-        row("peak memory of a rank, resident", lambda g: max(r.peak_bytes for r in g.reports), bytes_text),
+        row("memory of a rank, at most", lambda g: max(r.peak_bytes for r in g.reports), bytes_text),
+        row("memory before loading", lambda g: _most([r.idle_bytes for r in g.reports]), bytes_text),
     ]
 
 

@@ -64,6 +64,7 @@ class Generation:
             "tokens_per_s": self.tokens_per_s,
             "comm_bytes_per_token": self.comm_bytes_per_token,
             "peak_bytes_per_rank": [report.peak_bytes for report in self.reports],
+            "idle_bytes_per_rank": [report.idle_bytes for report in self.reports],
             "private_bytes_per_rank": [report.private_bytes for report in self.reports],
             "parameter_bytes_per_rank": [report.parameter_bytes for report in self.reports],
             "prefill_comm_bytes": max(report.prefill_comm_bytes for report in self.reports),

@@ -19,6 +19,11 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_bytes() -> int | None:
+    """Resident set of this process now; None where the system does not tell."""
+    return _status("VmRSS")
+
+
 class PrivateMemory:
     """Within, samples this process's anonymous memory (RssAnon); `peak` is None where the system does not tell."""
 
@@ -47,8 +52,12 @@ class PrivateMemory:
 
 
 def _private_bytes() -> int | None:
+    return _status("RssAnon")
+
+
+def _status(field: str) -> int | None:
     try:
-        found = re.search(r"^RssAnon:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axisplit.cli.measure import PrivateMemory, peak_resident_bytes
+from axisplit.cli.measure import PrivateMemory, peak_resident_bytes, resident_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,8 @@ class Request:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank did. Decode steps are those after the first new token, which prefill gives."""
+    """What a rank did. Decode steps are those after the first new token, which prefill gives. `idle_bytes` were resident
+    before the part was loaded, `peak_bytes` at most; `private_bytes` is the peak without file and shared pages."""
 
     token_ids: list[int]
     load_s: float
@@ -50,6 +51,7 @@ class RankReport:
     prefill_comm_bytes: float
     decode_comm_bytes: float
     parameter_bytes: int
+    idle_bytes: int | None
     peak_bytes: int
     private_bytes: int | None
 
@@ -82,7 +84,7 @@ def generate_on_rank(rank: int, world_size: int, emit: Callable[[int], None], re
     from axisplit.models.libraries import quiet
     from axisplit.runtime.decode import generate
 
-    started = time.monotonic()
+    started, idle = time.monotonic(), resident_bytes()
     with PrivateMemory() as memory, quiet():
         model = _load(request)
         clock = _Clock(getattr(model, "axisplit_context", None), emit)
@@ -103,6 +105,7 @@ def generate_on_rank(rank: int, world_size: int, emit: Callable[[int], None], re
         prefill_comm_bytes=clock.prefill_bytes,
         decode_comm_bytes=clock.decode_bytes,
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        idle_bytes=idle,
         peak_bytes=peak_resident_bytes(),
         private_bytes=memory.peak,
     )

@@ -17,11 +17,10 @@ from axisplit.capture.trace import shadow_copy
 from axisplit.lower.captured import install_captured
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.runtime import collectives, lookup
-from axisplit.runtime.layout import Layout
 from axisplit.runtime.groups import Group
+from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import CollectiveContext, Site, register
 from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
-
 
 
 class Installable(Protocol):
@@ -53,8 +52,8 @@ OPS = {
 def sites_of(plan: Installable) -> list[Site]:
     """The sites that a plan's places call, for a `CollectiveContext`."""
     sites: dict[str, Site] = {}
-    for holder in (*plan.places, *plan.captured):
-        for step in holder.steps:
+    for steps in [*(p.steps for p in plan.places), *(c.steps for c in plan.captured)]:
+        for step in steps:
             layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
             sites[step.name] = Site(step.name, step.kind, layout, step.weights)  # type: ignore[arg-type]
     found = [_argmax_site(place) for place in plan.places if place.reads]
@@ -110,7 +109,9 @@ def take_shard(plan: ParameterPlan, tensor: torch.Tensor, rank: int) -> torch.Te
     return part.clone(memory_format=torch.contiguous_format)
 
 
-def make_rank(model: torch.nn.Module, plan: Installable, group: Group, key: str) -> tuple[torch.nn.Module, CollectiveContext]:
+def make_rank(
+    model: torch.nn.Module, plan: Installable, group: Group, key: str
+) -> tuple[torch.nn.Module, CollectiveContext]:
     """A copy of a whole model that is one rank's part; its sites are registered under `key` until `unregister`."""
     shards = {p.name: p for p in plan.parameters}
     part = shadow_copy(model, lambda name, tensor: take_shard(shards[name], tensor, group.rank), None)
@@ -128,11 +129,13 @@ def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -
 
 
 def apply_edits(model: torch.nn.Module, plan: Installable, rank: int) -> None:
+    """Rewrite the attributes that differ on this rank."""
     for edit in plan.edits:
         set_attribute(model, Attribute(edit.module, edit.attribute), edit.values[rank])
 
 
 def apply_captured(model: torch.nn.Module, plan: Installable, rank: int, key: str) -> None:
+    """Give modules with a captured program that program as their forward."""
     for module in dict.fromkeys(c.module for c in plan.captured):
         programs = [c for c in plan.captured if c.module == module]
         install_captured(model.get_submodule(module), programs, rank, key)
@@ -229,13 +232,14 @@ def _wrap_lookup(module: torch.nn.Module, place: PlacePlan, site: str) -> None:
             kwargs = {**kwargs, head: local}
         return lookup.mask_rows(forward(*args, **kwargs), ids, site)
 
-    module.forward = forward_part  # type: ignore[method-assign]
+    module.forward = forward_part
 
 
 def _lookup_call(site: str) -> Callable[..., torch.Tensor]:
     """Stands in for a call that looks ids (its first argument) up in a table."""
 
     def look_up(function: Callable[..., torch.Tensor], ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return lookup.mask_rows(function(lookup.localize(ids, site), *args, **kwargs), ids, site)
+        rows: torch.Tensor = lookup.mask_rows(function(lookup.localize(ids, site), *args, **kwargs), ids, site)
+        return rows
 
     return look_up

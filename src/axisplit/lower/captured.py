@@ -1,7 +1,7 @@
 """The captured program of one module: for a module whose own Python cannot be brought to run on parts.
 
-`nn.MultiheadAttention` computes its head size from `query.size(-1)`, which no attribute can change: on such a module the
-rank's program (the traced ops, with local sizes and the plan's conversions in between) takes the place of its forward.
+`nn.MultiheadAttention` computes its head size from `query.size(-1)`, which no attribute can change: on such a module
+the rank's program (the traced ops, with local sizes and the plan's conversions in between) takes its forward's place.
 It is data: ops by name, values by number, sizes as expressions over the sizes of what the module is called with, so it
 holds for other batch and sequence lengths. Called in a way that was not traced, it refuses rather than guess.
 
@@ -131,8 +131,8 @@ class _Builder:
             ]
             arguments = self._arguments(node, rank)
             waiting = iter(operands)
-            encode = lambda tree: _encode(tree, lambda _: next(waiting))  # noqa: B023, E731
-            ops.append([node.name, encode(arguments), encode(node.kwargs), list(node.outputs)])
+            encoded = [_encode(tree, lambda _, it=waiting: next(it)) for tree in (arguments, node.kwargs)]  # type: ignore[misc]
+            ops.append([node.name, *encoded, list(node.outputs)])
             for value, state in zip(node.outputs, self.decision.strategy(node).outputs, strict=True):
                 ready[value, state] = {"%": value}
         return ops
@@ -147,7 +147,9 @@ class _Builder:
         made = self.arriving.get(value, self.decision.made_in(value))
         current = ready.setdefault((value, made), {"%": value})
         if state != made and (value, state) not in ready:
-            for site in self.steps(f"{self.module or 'model'}:captured{self.number}.{value}.{state}", value, made, state):
+            for site in self.steps(
+                f"{self.module or 'model'}:captured{self.number}.{value}.{state}", value, made, state
+            ):
                 self.sites[site.name] = site
                 ops.append([f"axisplit.{site.kind}", [current, {"site": site.name}], {}, [site.name]])
                 current = {"%": site.name}
@@ -242,12 +244,14 @@ def install_captured(module: torch.nn.Module, plans: list[CapturedPlan], rank: i
         raise LoweringError(
             "a module with a captured program is called in a way that was not traced",
             where=plans[0].module or "model",
-            got=", ".join(f"{n}={type(v).__name__ if not isinstance(v, bool) else v}" for n, v in bound.arguments.items()),
+            got=", ".join(
+                f"{n}={type(v).__name__ if not isinstance(v, bool) else v}" for n, v in bound.arguments.items()
+            ),
             needed="; or ".join(str(plan.arguments) for plan in plans),
             do="plan again with inputs of this kind",
         )
 
-    module.forward = forward_captured  # type: ignore[method-assign]
+    module.forward = forward_captured
 
 
 class _Runner:
@@ -269,14 +273,15 @@ class _Runner:
     def run(self, values: dict[Any, torch.Tensor]) -> Any:
         inputs = dict(values)
         for op, args, kwargs, outputs in self._ops:
-            decode = lambda tree: self._decode(tree, values, inputs)  # noqa: E731, B023
-            result = op(*decode(args), **decode(kwargs))
+            result = op(*self._decode(args, values, inputs), **self._decode(kwargs, values, inputs))
             results = result if isinstance(result, (tuple, list)) else (result,)
             values.update(zip(outputs, results, strict=True))
         return self._decode(self._plan.result, values, inputs)
 
     def _decode(self, tree: Json, values: Mapping[Any, torch.Tensor], inputs: Mapping[Any, torch.Tensor]) -> Any:
-        again = lambda item: self._decode(item, values, inputs)  # noqa: E731
+        def again(item: Json) -> Any:
+            return self._decode(item, values, inputs)
+
         if isinstance(tree, (list, tuple)):
             return [again(item) for item in tree]
         if not isinstance(tree, dict):
@@ -318,7 +323,7 @@ def _evaluate(expression: Json, inputs: Mapping[Any, torch.Tensor]) -> int:
         return expression
     symbol, *operands = expression
     if symbol == "dim":
-        return inputs[operands[0]].shape[operands[1]]
+        return int(inputs[operands[0]].shape[operands[1]])
     return apply_operator(symbol, [_evaluate(operand, inputs) for operand in operands])
 
 

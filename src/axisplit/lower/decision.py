@@ -117,7 +117,6 @@ class Decision:
                 arguments[position] = rewrite(local)
         return tuple(arguments)
 
-
     def without_effect(self, node: Node, rank: int) -> set[str]:
         """Arguments of a node that change nothing on a rank's part."""
         strategy, law = self.strategy(node), self.search.derived.laws[node.index]

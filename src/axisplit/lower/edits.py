@@ -88,9 +88,9 @@ def _connected(found: list[Equation]) -> list[list[Equation]]:
 def _solve(group: list[Equation], attributes: dict[Attribute, int]) -> dict[Attribute, int] | None:
     known: dict[Attribute, int] = {}
     for equation in group:
-        if isinstance(equation.expression, Attribute):
-            if known.setdefault(equation.expression, equation.value) != equation.value:
-                return None
+        name = equation.expression
+        if isinstance(name, Attribute) and known.setdefault(name, equation.value) != equation.value:
+            return None
     names = sorted({n for e in group for n in e.expression.attributes()} - known.keys(), key=str)
     compound = [e for e in group if not isinstance(e.expression, Attribute)]
     return _search(names, known, compound, attributes)
@@ -114,7 +114,8 @@ def _search(
 
 
 def _holds(equation: Equation, values: dict[Attribute, int]) -> bool:
-    known: dict[Leaf, int] = {**values, **dict(equation.sizes)}
+    known: dict[Leaf, int] = {name: value for name, value in values.items()}  # noqa: C416  a wider key
+    known.update(equation.sizes)
     try:
         return equation.expression.evaluate(known) == equation.value
     except ZeroDivisionError:

@@ -60,14 +60,17 @@ def insert_calls(module: torch.nn.Module, insertions: Sequence[Insertion]) -> No
 
 
 def reachable(module: torch.nn.Module, code: types.CodeType) -> bool:
-    """Whether a method of the module is, or wraps, the function with this code, so that the instance can have its own."""
+    """Whether a method of the module is, or wraps, the function with this code: then the instance can have its own."""
     method = getattr(module, code.co_name, None)
-    return getattr(method, "__self__", None) is module and _find_code(getattr(method, "__func__", None), code) is not None
+    return (
+        getattr(method, "__self__", None) is module and _find_code(getattr(method, "__func__", None), code) is not None
+    )
 
 
 def can_insert(code: types.CodeType, instruction: int, operand: int, call: bool = False) -> bool:
     """Whether the expression at an instruction (or its operand) is found in the source; with `call`, it must be a call
-    with at least one plain argument."""
+    with at least one plain argument.
+    """
     position = position_of(code, instruction)
     if position is None:
         return False
@@ -226,9 +229,9 @@ def _rewritten(function: types.FunctionType, insertions: Sequence[Insertion]) ->
     changed = _Inserter(first, insertions).visit(copy.deepcopy(definition))
     changed.decorator_list = []
     free = list(code.co_freevars)
-    maker = ast.FunctionDef(
-        name="_maker", args=_arguments(free), body=[changed], decorator_list=[], returns=None, type_params=[]
-    )
+    maker = ast.parse(f"def _maker({', '.join(free)}): pass").body[0]
+    assert isinstance(maker, ast.FunctionDef)
+    maker.body = [changed]
     module = ast.fix_missing_locations(ast.Module(body=[maker], type_ignores=[]))
     compiled = compile(module, code.co_filename, "exec", dont_inherit=True, flags=code.co_flags & _FUTURE)
     inner = _code_named(_code_named(compiled, "_maker"), code.co_name)
@@ -237,10 +240,6 @@ def _rewritten(function: types.FunctionType, insertions: Sequence[Insertion]) ->
 
 
 _FUTURE = 0x1000000  # from __future__ import annotations
-
-
-def _arguments(names: list[str]) -> ast.arguments:
-    return ast.arguments(posonlyargs=[], args=[ast.arg(arg=n) for n in names], kwonlyargs=[], kw_defaults=[], defaults=[])
 
 
 def _code_named(code: types.CodeType, name: str) -> types.CodeType:
@@ -276,7 +275,7 @@ class _Inserter(ast.NodeTransformer):
         for insertion, target in targets:
             self._left.remove(insertion)
             assert target is not None, "checked by can_insert"
-            visited = _swap(visited, insertion.operand, lambda x, n=insertion.name: self._call(n, x))  # type: ignore[misc]
+            visited = _swap(visited, insertion.operand, functools.partial(self._call, insertion.name))
         for insertion in [i for i in here if i.operand < 0]:
             self._left.remove(insertion)
             if insertion.call:

@@ -85,7 +85,9 @@ def _check_expression(decision: Decision, place: Place, model: torch.nn.Module) 
     if place.frame is None:
         return []
     frame, module = place.frame, model.get_submodule(place.module)
-    if place.where == "call" or reachable(module, frame.code) and can_insert(frame.code, frame.instruction, place.operand):
+    if place.where == "call" or (
+        reachable(module, frame.code) and can_insert(frame.code, frame.instruction, place.operand)
+    ):
         return []
     found = []
     for node in decision.graph.nodes:
@@ -108,9 +110,7 @@ def _conversions_of(decision: Decision, name: str) -> list[tuple[str, str]]:
     return [(source, target) for (value, target), source in chosen.items() if value == name]
 
 
-def _all_edits(
-    decision: Decision, attributes: dict[Attribute, int]
-) -> tuple[tuple[EditPlan, ...], list[Refusal]]:
+def _all_edits(decision: Decision, attributes: dict[Attribute, int]) -> tuple[tuple[EditPlan, ...], list[Refusal]]:
     by_rank, refusals = [], []
     for rank in range(decision.num_ranks):
         edits, failed = solve_edits(decision, attributes, rank)
@@ -138,7 +138,8 @@ def _place_plan(place: Place) -> PlacePlan:
 
 def plan_parameters(decision: Decision) -> tuple[tuple[ParameterPlan, ...], dict[str, str]]:
     """Every parameter's and buffer's shards, and which names are ties to another."""
-    graph, first, tied, plans = decision.graph, {}, {}, []
+    graph, plans = decision.graph, list[ParameterPlan]()
+    first, tied = dict[int, str](), dict[str, str]()
     for kind, names in (("parameter", graph.parameters), ("buffer", graph.buffers)):
         for name, value in names.items():
             if value in first:
@@ -188,15 +189,14 @@ def prove_programs(
 
 
 def _distinct_ranks(plan: Installable) -> list[int]:
-    """One rank of each kind: same local shapes, edits and local slice sizes. Rank 0 differs where it alone holds values,
-    which no program sees."""
+    """One rank of each kind: same local shapes, edits, slice sizes and programs. Rank 0 differs where it alone holds
+    values, which no program sees.
+    """
     kinds: dict[object, int] = {}
     for rank in range(plan.ranks):
         shapes = tuple(p.local_shape(rank) for p in plan.parameters)
         edits = tuple(e.values[rank] for e in plan.edits)
-        steps = tuple(
-            sum(b - a for a, b in s.ranges[rank]) for place in plan.places for s in place.steps if s.ranges
-        )
+        steps = tuple(sum(b - a for a, b in s.ranges[rank]) for place in plan.places for s in place.steps if s.ranges)
         programs = tuple(json.dumps(c.programs[rank]) for c in plan.captured)
         kinds.setdefault((shapes, edits, steps, programs), rank)
     return list(kinds.values())
@@ -244,7 +244,8 @@ def _local_graph(model: torch.nn.Module, recorder: Recorder, outputs: Sequence[t
 
 def _broken(decision: Decision, recorder: Recorder, rank: int, error: Exception) -> Mismatch:
     """The rank's program did not run to its end: the op after the last one that did is where it broke, unless an
-    earlier one is already wrong."""
+    earlier one is already wrong.
+    """
     own = [node for node in recorder.recording.nodes if node.op.namespace != "axisplit"]
     index = min(len(own), len(decision.graph.nodes) - 1)
     node = decision.graph.nodes[index]

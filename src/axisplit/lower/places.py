@@ -59,9 +59,7 @@ class _Wanted:
     target: str
 
 
-def wrappable(
-    graph: Graph, can_wrap: Callable[[str, Frame, int], bool]
-) -> tuple[set[int], set[tuple[int, int]]]:
+def wrappable(graph: Graph, can_wrap: Callable[[str, Frame, int], bool]) -> tuple[set[int], set[tuple[int, int]]]:
     """(values computed by an expression that can be wrapped, operands (node, position) that can be)."""
     computed, operands = set(), set()
     for node, after in zip_longest(graph.nodes, graph.nodes[1:]):
@@ -167,7 +165,9 @@ class Finder:
         for call, leaf in self.returned[value]:
             if self._buried(call):
                 continue
-            if call.first_node <= born < call.last_node and all(not call.first_node <= u < call.last_node for u in uses):
+            if call.first_node <= born < call.last_node and all(
+                not call.first_node <= u < call.last_node for u in uses
+            ):
                 self._add(call.module, "output", leaf, value, source, target)
                 return True
         return False
@@ -195,11 +195,12 @@ class Finder:
         return True
 
     def _input_of(self, value: int, node: Node, target: str) -> tuple[Call, str] | None:
-        """The outermost module that is called with the value, contains the op, and reads it nowhere in another state."""
+        """The outermost module that is called with the value, contains the op, and reads it in no other state."""
         inner = [
             (call, leaf)
             for call, leaf in self.given[value]
-            if call.first_node <= node.index < call.last_node and not call.first_node <= self._born(value) < call.last_node
+            if call.first_node <= node.index < call.last_node
+            and not call.first_node <= self._born(value) < call.last_node
         ]
         inner = [(call, leaf) for call, leaf in inner if not self._buried(call)]
         inner.sort(key=lambda found: found[0].first_node - found[0].last_node)

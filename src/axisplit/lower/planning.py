@@ -1,5 +1,6 @@
 """Model + inputs + ranks -> lowered, proved Plan: capture, derive, choose, lower, prove, and go round again with what
-could not be lowered forbidden."""
+could not be lowered forbidden.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def make_plan(
     Raises: InputError for a bad rank count or inputs; MemoryBoundError; CaptureError; LoweringError.
     """
     if not isinstance(ranks, int) or ranks < 1:
-        raise InputError("the number of ranks must be at least 1", got=str(ranks), needed="1, 2, 3, ...", do="pass ranks=2")
+        raise InputError(
+            "the number of ranks must be at least 1", got=str(ranks), needed="1, 2, 3, ...", do="pass ranks=2"
+        )
     captured = capture(model, inputs)
     planner = _Planner(captured, model, inputs, begin_search(captured, ranks, uneven), keep, memory_per_rank)
     native = planner.search(programs=False)
@@ -71,7 +74,8 @@ class Found:
 
 def _cost(found: Found) -> tuple[float, float]:
     """What is compared between plans: parameter bytes left whole, then bytes moved (rounded to what the solver tells
-    apart)."""
+    apart).
+    """
     solution = found.decision.choice.solution
     return round(solution.unsplit, 3), round(solution.bytes, 3)
 
@@ -97,7 +101,10 @@ class _Planner:
         """Whether nothing that had to be excluded would have made the plan better."""
         assert self.first is not None
         first = self.first.solution
-        return found.decision.choice.solution.optimal and _cost(found) <= (round(first.unsplit, 3), round(first.bytes, 3))
+        return found.decision.choice.solution.optimal and _cost(found) <= (
+            round(first.unsplit, 3),
+            round(first.bytes, 3),
+        )
 
     def search(self, programs: bool) -> Found | None:
         """The best plan that can be lowered; with `programs`, modules may run captured ones."""
@@ -137,7 +144,7 @@ class _Planner:
         return choice
 
     def _capturable(self, decision: Decision, refusals: list[Refusal]) -> frozenset[str]:
-        """Modules (with their repetitions) whose ops were refused and whose program can take the place of their Python."""
+        """Modules (and their repetitions) whose ops were refused and whose program can stand in for their Python."""
         graph, keys = self.captured.graph, decision.search.ties.node
         classes = {keys[r.node].partition("|")[0] for r in refusals if r.node is not None}
         found = {n.module for n in graph.nodes if keys[n.index].partition("|")[0] in classes}
@@ -175,12 +182,15 @@ def decision_of(plan: Plan, captured: Captured) -> Decision:
             do="plan this model again with these versions",
         )
     solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal, 0.0)
-    return Decision(search, Choice(solution, problem, {}), frozenset(c.module for c in refold(plan, captured.folds).captured))
+    return Decision(
+        search, Choice(solution, problem, {}), frozenset(c.module for c in refold(plan, captured.folds).captured)
+    )
 
 
 def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
     """What to forbid when a rank's program broke at a node: the strategy of the node, or if it runs whole, those of the
-    nodes in front of it that made what it reads."""
+    nodes in front of it that made what it reads.
+    """
     if node is None:
         return [Refusal(("none",), reason)]
     waiting, seen = [decision.graph.nodes[node]], set()
@@ -203,7 +213,9 @@ def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> 
     graph, solution = decision.graph, decision.choice.solution
     moved = planned_collectives(decision)
     first = graph.phases[0] if graph.phases else "forward"
-    busiest = max(sum(entry.by_rank[rank] for entry in moved if entry.phase == first) for rank in range(decision.num_ranks))
+    busiest = max(
+        sum(entry.by_rank[rank] for entry in moved if entry.phase == first) for rank in range(decision.num_ranks)
+    )
     assert planner.first is not None
     optimal, bound = planner.is_optimal(found), planner.first.solution.bound
     split = any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1
@@ -228,7 +240,9 @@ def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> 
         choices={"ops": solution.strategy, "held": solution.state},
         constraints=_constraints(decision),
         excluded=found.excluded,
-        assumed=graph.assumed + _folded(captured) + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
+        assumed=graph.assumed
+        + _folded(captured)
+        + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
         domain=(f"phases: {', '.join(graph.phases)}", "inference: train and eval are traced as the model was given"),
         warnings=tuple(warnings),
     )

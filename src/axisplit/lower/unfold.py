@@ -24,7 +24,11 @@ def unfold(lowered: Lowered, folds: tuple[Fold, ...]) -> Lowered:
     return Lowered(
         lowered.ranks,
         tuple(replace(p, name=name) for p in lowered.parameters for name in each(p.name)),
-        {a: b for alias, owner in lowered.tied.items() for a, b in zip(each(alias), _matching(each, alias, owner), strict=True)},
+        {
+            a: b
+            for alias, owner in lowered.tied.items()
+            for a, b in zip(each(alias), _matching(each, alias, owner), strict=True)
+        },
         tuple(_place(p, m, p.module) for p in lowered.places for m in each(p.module)),
         tuple(replace(e, module=m) for e in lowered.edits for m in each(e.module)),
         tuple(_captured(c, m, c.module) for c in lowered.captured for m in each(c.module)),

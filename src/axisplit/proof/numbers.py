@@ -13,8 +13,8 @@ Source of u * sqrt(length): Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (prob
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,16 +61,20 @@ def run_all(model: torch.nn.Module, inputs: Inputs) -> Outputs:
     args, kwargs = normalize_inputs(inputs)
     with torch.no_grad():
         for phase, result in phases(model, args, kwargs, lambda phase, a, k: model(*a, **k)):
-            tensors: list[torch.Tensor] = []
-            for path, index in leaves(result, lambda t: tensors.append(t) or len(tensors) - 1):  # type: ignore[func-returns-value]
-                if tensors[index].is_floating_point():
-                    found[f"{phase}:{path}"] = tensors[index]
+            for path, tensor in leaves(result, _itself):
+                if tensor.is_floating_point():
+                    found[f"{phase}:{path}"] = tensor
     return found
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def difference(left: Outputs, right: Outputs, relative: bool = False) -> float:
     """Largest absolute difference (over the scale of the output if relative); infinite where outputs are missing, of
-    other shapes, or not numbers on one side only."""
+    other shapes, or not numbers on one side only.
+    """
     if left.keys() != right.keys():
         return float("inf")
     worst = 0.0
@@ -113,7 +117,11 @@ def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> float:
 
 
 def run_ranks(
-    model: torch.nn.Module, inputs: Inputs, plan: Plan, drop: tuple[str, ...] = (), mode: Callable[[], Any] = nullcontext
+    model: torch.nn.Module,
+    inputs: Inputs,
+    plan: Plan,
+    drop: tuple[str, ...] = (),
+    mode: Callable[[], Any] = nullcontext,
 ) -> tuple[list[Outputs], list[float]]:
     """(outputs of every simulated rank, bytes each sent in the first phase)."""
     key = f"verify-{plan.fingerprint}"
@@ -135,8 +143,8 @@ def run_ranks(
 def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Collectives by what they do and where, repeated blocks together: name -> sites."""
     found: dict[str, list[str]] = {}
-    for holder in (*plan.places, *plan.captured):
-        for step in holder.steps:
+    for steps in [*(p.steps for p in plan.places), *(c.steps for c in plan.captured)]:
+        for step in steps:
             if step.kind in ("all_reduce", "all_gather"):
                 starred = ".".join("*" if part.isdigit() else part for part in step.name.split("."))
                 found.setdefault(f"{step.kind} at {starred}", []).append(step.name)
@@ -155,11 +163,11 @@ def rounding_bound(model: torch.nn.Module, inputs: Inputs, whole: Outputs) -> fl
     return SAFETY * worst
 
 
-class Perturbed(TorchDispatchMode):
+class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds to the result of each reduction noise of the size of its own rounding error."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -187,31 +195,35 @@ def _reduced_length(func: Any, args: Any, result: Any) -> int | None:
         return int(args[1].shape[-2]) + int(args[0].shape[-1])
     if name in ("sum", "mean", "native_layer_norm", "native_group_norm"):
         first = result[0] if isinstance(result, tuple) else result
-        return max(args[0].numel() // max(first.numel(), 1), 2)
+        return int(max(args[0].numel() // max(first.numel(), 1), 2))
     return None
 
 
 class Widened(TorchFunctionMode):
     """Every request for float32 or a narrower float becomes one for float64."""
 
-    _NARROW = (torch.float32, torch.float16, torch.bfloat16)
-    _CASTS = {
-        torch.Tensor.float: torch.Tensor.double,
-        torch.Tensor.half: torch.Tensor.double,
-        torch.Tensor.bfloat16: torch.Tensor.double,
-    }
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _GROUPED:
             return _grouped_product(*args, **(kwargs or {}))
-        widen = lambda x: torch.float64 if isinstance(x, torch.dtype) and x in self._NARROW else x  # noqa: E731
-        func = self._CASTS.get(func, func)
-        args = tuple(widen(a) for a in args)
-        return func(*args, **{name: widen(value) for name, value in (kwargs or {}).items()})
+        func = _WIDE_CASTS.get(func, func)
+        args = tuple(_wide(a) for a in args)
+        return func(*args, **{name: _wide(value) for name, value in (kwargs or {}).items()})
+
+
+def _wide(x: Any) -> Any:
+    return torch.float64 if isinstance(x, torch.dtype) and x in _NARROW else x
+
+
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_WIDE_CASTS: dict[Any, Any] = {
+    torch.Tensor.float: torch.Tensor.double,
+    torch.Tensor.half: torch.Tensor.double,
+    torch.Tensor.bfloat16: torch.Tensor.double,
+}
 
 
 def _grouped_product(rows: torch.Tensor, weights: torch.Tensor, offs: torch.Tensor, **_: Any) -> torch.Tensor:
-    """rows [t, k] of one group after the other times weights [g, k, n]; the kernel has no float64."""
+    """Rows [t, k] of one group after the other times weights [g, k, n]; the kernel has no float64."""
     ends = [0, *offs.tolist()]
     parts = [rows[a:b] @ w for a, b, w in zip(ends, ends[1:], weights, strict=False)]
     return torch.cat([*parts, rows.new_zeros(rows.shape[0] - ends[-1], weights.shape[-1])])
@@ -231,15 +243,5 @@ def _widened_inputs(inputs: Inputs) -> Inputs:
         return tree
 
     args, kwargs = normalize_inputs(inputs)
-    return widen(kwargs) if kwargs else widen(args)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors of this dtype inside the block."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    widened: Inputs = widen(kwargs) if kwargs else widen(args)
+    return widened

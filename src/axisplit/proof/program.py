@@ -68,7 +68,9 @@ class Walk:
                 return self.mismatch
         if self.position != len(self.whole.nodes):
             missing = self.whole.nodes[self.position]
-            return Mismatch(self.rank, missing.index, f"{missing.name} in {missing.module or 'the model'} is not issued")
+            return Mismatch(
+                self.rank, missing.index, f"{missing.name} in {missing.module or 'the model'} is not issued"
+            )
         return self._outputs(local)
 
     def _conversion(self, node: Node) -> None:
@@ -83,9 +85,7 @@ class Walk:
                 self.bind(value, "scaled", output)
             elif kind == "all_gather" and state[0] == "S":
                 self.bind(value, WHOLE, output)
-            elif kind == "only_first" and state == WHOLE:
-                self.bind(value, PARTIAL, output)
-            elif kind == "pad" and state[0] == "S":
+            elif (kind == "only_first" and state == WHOLE) or (kind == "pad" and state[0] == "S"):
                 self.bind(value, PARTIAL, output)
             elif kind == "take" and state == WHOLE:
                 self._bind_taken(value, node, output)
@@ -124,7 +124,8 @@ class Walk:
 
     def _skip_idle(self, node: Node) -> None:
         """Pass over views of the whole program that change nothing on this rank's part, where the rank's Python leaves
-        them out (`if n_rep == 1: return x`): views that keep the order of elements, back to the shape they began with."""
+        them out (`if n_rep == 1: return x`): views that keep the order of elements, back to the shape they began with.
+        """
         start, moved = self.position, dict[int, tuple[int, str, tuple[int, ...]]]()
         while self.position < len(self.whole.nodes) and self.whole.nodes[self.position].op is not node.op:
             whole = self.whole.nodes[self.position]
@@ -208,4 +209,4 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, (tuple, list)):
         same_kind = isinstance(right, (tuple, list)) and len(left) == len(right)
         return same_kind and all(_same(a, b) for a, b in zip(left, right, strict=True))
-    return bool(type(left) is type(right) or isinstance(left, int) and isinstance(right, int)) and left == right
+    return bool(type(left) is type(right) or (isinstance(left, int) and isinstance(right, int))) and left == right

@@ -78,8 +78,8 @@ def join_siblings(marked: Sequence[tuple[str, str]]) -> list[str]:
 
     >>> join_siblings([("h.*.q_proj.weight", "[0]"), ("h.*.k_proj.weight", "[0]"), ("h.*.o_proj.weight", "[1]")])
     ['h.*.{q,k}_proj [0]', 'o_proj [1]']
-    >>> join_siblings([("fc.weight", "[0]"), ("fc.bias", "[0]")])
-    ['fc [0]', 'bias']
+    >>> join_siblings([("fc.weight", "[0]"), ("fc.bias", "[0]"), ("2.weight", "[1]")])
+    ['fc [0]', '2.weight [1]', 'bias']
     """
     groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     weights = {name.removesuffix(".weight") for name, _ in marked if name.endswith(".weight")}
@@ -104,8 +104,10 @@ def join_siblings(marked: Sequence[tuple[str, str]]) -> list[str]:
 
 def _split_leaf(name: str) -> tuple[str, str]:
     """(the module that holds the layer, the layer and what of it unless its weight)."""
-    parts = name.removesuffix(".weight").split(".")
-    keep = 2 if parts[-1] == "bias" and len(parts) > 1 else 1
+    parts = name.split(".")
+    if len(parts) > 1 and parts[-1] == "weight" and not parts[-2].isdigit():
+        parts.pop()  # the name of a layer says enough, the number of one does not
+    keep = 2 if len(parts) > 1 and (parts[-1] == "bias" or parts[-2].isdigit()) else 1
     return ".".join(parts[:-keep]), ".".join(parts[-keep:])
 
 

@@ -48,7 +48,8 @@ def render_plan(plan: Plan) -> str:
 def _headline(plan: Plan) -> list[str]:
     dtypes = ", ".join(dict.fromkeys(p.dtype for p in plan.parameters if p.kind == "parameter"))
     first = next(iter(plan.sizes), "").partition(":")[0]
-    inputs = [f"{k.partition(':')[2]} {v}" for k, v in plan.sizes.items() if k.partition(":")[0] == first]
+    named = [(k.partition(":")[2], v) for k, v in plan.sizes.items() if k.partition(":")[0] == first]
+    inputs = [f"{'input ' if name.isdigit() else ''}{name} {shape}" for name, shape in named]
     versions = [f"{name} {version}" for name, version in plan.versions.items() if version]
     facts = [*inputs, dtypes, *versions, f"fingerprint {plan.fingerprint}"]
     ranks = "1 rank" if plan.ranks == 1 else f"{plan.ranks} ranks"

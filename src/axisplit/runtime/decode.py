@@ -134,7 +134,9 @@ def _check(model: torch.nn.Module, input_ids: Tensor, count: int, temperature: f
             do="call the model itself, or its own generate method",
         )
     if input_ids.dim() != 2 or input_ids.shape[0] != 1 or not input_ids.shape[1]:
-        raise InputError("the prompt does not fit", got=f"tokens of shape {list(input_ids.shape)}", needed="[1, S], S >= 1")
+        raise InputError(
+            "the prompt does not fit", got=f"tokens of shape {list(input_ids.shape)}", needed="[1, S], S >= 1"
+        )
     for name, wrong, got, needed in (
         ("max_new_tokens", count < 1, count, "at least 1"),
         ("temperature", temperature <= 0, temperature, "above 0"),

@@ -1,7 +1,7 @@
 """Look up a table of which each rank holds some rows: partial sums of rows, no communication.
 
     localize   ids [...] -> row numbers in this rank's part; ids it does not hold become 0
-    mask_rows  rows [..., h] looked up by localized ids, ids [...] -> the same rows, zero where the rank does not hold the id
+    mask_rows  rows [..., h] looked up by localized ids, ids [...] -> the same rows, zero for ids that others hold
 
 The sum over ranks of the masked rows is the whole look-up. Backward of `mask_rows`: the same mask on the cotangent.
 Rows held by several ranks count on one of them only.
@@ -57,11 +57,11 @@ def _mask_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return mask_rows(grad, ids, ctx.site), None, None
 
 
-_library = torch.library.Library("axisplit", "FRAGMENT")
-_library.define("localize(Tensor ids, str site) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define("mask_rows(Tensor rows, Tensor ids, str site) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.impl("localize", _localize, "CompositeExplicitAutograd")
-_library.impl("mask_rows", _mask_rows, "CompositeExplicitAutograd")
+_library = torch.library.Library("axisplit", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define("localize(Tensor ids, str site) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+_library.define("mask_rows(Tensor rows, Tensor ids, str site) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+_library.impl("localize", _localize, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("mask_rows", _mask_rows, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("axisplit::localize", lambda ids, site: torch.empty_like(ids), lib=_library)
 torch.library.register_fake("axisplit::mask_rows", lambda rows, ids, site: torch.empty_like(rows), lib=_library)
 torch.library.register_autograd("axisplit::mask_rows", _mask_backward, setup_context=_remember, lib=_library)

@@ -40,7 +40,8 @@ class Search:
 
 def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> dict[str, Split]:
     """Candidate splits: every axis that occurs in a parameter, alone where it is long enough, else with an axis beside
-    it in some parameter's dim."""
+    it in some parameter's dim.
+    """
     sizes = {ties.axis[leaf]: leaf.size for leaf in ties.axis}
     steps = _granularity(derived, ties)
     found: dict[str, Split] = {}
@@ -87,7 +88,7 @@ def build_problem(search: Search) -> Problem:
     """Every choice and its cost; which parameters must be split is added by the policy."""
     derived, ties, graph = search.derived, search.ties, search.derived.graph
     problem = Problem()
-    splits = [split for split in search.splits.values()]
+    splits = list(search.splits.values())
     for node in graph.nodes:
         key = ties.node[node.index]
         options = {s.name: s for s in strategies(derived, node, ties.axis, splits)}
@@ -108,10 +109,9 @@ def _stored_states(search: Search, value: int) -> list[str]:
     info = search.derived.graph.values[value]
     if info.origin not in ("parameter", "buffer"):
         return [WHOLE]
-    states = [WHOLE]
-    for split in search.splits.values():
-        if layout_of(search.derived, value, split, search.keys) is not None:
-            states.append(split_state(split.name))
+    splits = search.splits.values()
+    held = [s for s in splits if layout_of(search.derived, value, s, search.keys) is not None]
+    states = [WHOLE, *(split_state(split.name) for split in held)]
     if info.origin == "parameter":
         states.append(PARTIAL)
     return states
@@ -138,9 +138,9 @@ def _add_conversions(search: Search, problem: Problem) -> None:
     members: dict[str, int] = defaultdict(int)
     for value in graph.values:
         members[ties.value[value.index]] += 1
-    for key, found in total.items():
-        if len(found) == members[key[0]]:  # every instance can
-            problem.conversions[key] = Conversion(
+    for triple, found in total.items():
+        if len(found) == members[triple[0]]:  # every instance can
+            problem.conversions[triple] = Conversion(
                 found[0].steps,
                 sum(c.bytes for c in found),
                 sum(c.collectives for c in found),

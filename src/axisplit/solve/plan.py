@@ -21,7 +21,8 @@ Ranges = tuple[tuple[int, int], ...]
 @dataclass(frozen=True)
 class ParameterPlan:
     """How one parameter or buffer is held. `ranges[rank][dim]` are index ranges; `first`: only rank 0 has the values,
-    the others hold zeros (a bias that is added once)."""
+    the others hold zeros (a bias that is added once).
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -110,6 +111,8 @@ class CollectivePlan:
 
 @dataclass(frozen=True)
 class AxisPlan:
+    """A split that parameters are held in."""
+
     name: str
     size: int
     split: tuple[str, ...]  # each rank's part, as "start:end"; empty if the axis is not split
@@ -177,7 +180,8 @@ class Plan:
             "model": self.model,
             "ranks": self.ranks,
             "axes": [
-                {"name": a.name, "size": a.size, "split": list(a.split), "parameters": list(a.parameters)} for a in self.axes
+                {"name": a.name, "size": a.size, "split": list(a.split), "parameters": list(a.parameters)}
+                for a in self.axes
             ],
             "parameters": {
                 "total_bytes": self.total_bytes,
@@ -221,7 +225,9 @@ class Plan:
         try:
             data = json.loads(Path(path).read_text())
         except OSError as error:
-            raise InputError("cannot read the plan", where=str(path), got=str(error.strerror), do="check the path") from None
+            raise InputError(
+                "cannot read the plan", where=str(path), got=str(error.strerror), do="check the path"
+            ) from None
         except ValueError as error:
             raise InputError("the plan is not JSON", where=str(path), got=str(error), do="make it again") from None
         version = data.get("schema_version") if isinstance(data, dict) else None
@@ -241,7 +247,8 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         made = dict(data)
         made["parameters"] = tuple(ParameterPlan(**_tuples(p)) for p in data["parameters"])
         made["places"] = tuple(
-            PlacePlan(**{**_tuples(p), "steps": tuple(StepPlan(**_tuples(s)) for s in p["steps"])}) for p in data["places"]
+            PlacePlan(**{**_tuples(p), "steps": tuple(StepPlan(**_tuples(s)) for s in p["steps"])})
+            for p in data["places"]
         )
         made["captured"] = tuple(
             CapturedPlan(**{**c, "steps": tuple(StepPlan(**_tuples(s)) for s in c["steps"])}) for c in data["captured"]
@@ -253,7 +260,9 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
             made[name] = tuple(data[name])
         return Plan(**made)
     except (KeyError, TypeError) as error:
-        raise InputError("the plan is damaged", where=path, got=str(error), do="make it again with `axisplit plan`") from None
+        raise InputError(
+            "the plan is damaged", where=path, got=str(error), do="make it again with `axisplit plan`"
+        ) from None
 
 
 def _tuples(record: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +292,7 @@ def check_plan(plan: Plan) -> None:
             continue
         assert len(parameter.ranges) == plan.ranks
         for dim, size in enumerate(parameter.shape):
-            covered = set()
+            covered = set[int]()
             for rank in range(plan.ranks):
                 for start, end in parameter.ranges[rank][dim]:
                     assert 0 <= start < end <= size, f"{parameter.name}: range {start}:{end} of dim {dim} ({size})"

@@ -8,11 +8,11 @@ Every parameter of two or more dims that has an axis to split is split. Left fre
               would cost to split them alone
 
 An axis is closed if no op needs all of it and no mean is taken over it: split, it runs from op to op until sums reduce
-it (ffn, heads, vocab). Where two closed axes meet in an op only one can be split there: the one that covers more
-bytes counts (a single value head's features lose to the query heads). A parameter without a closed axis (the single key head of multi-query attention, a low-rank
-projection in front of a norm, a router) can often only be split by a collective of its own in the middle of a block.
-Whether that is so is measured, by solving with and without it: if its split rides on collectives that are there anyway
-(mamba's x_proj, q_proj before olmo2's norm), it is split.
+it (ffn, heads, vocab). Where two closed axes meet in an op only one can be split there: the one that covers more bytes
+counts (a single value head's features lose to the query heads). A parameter without a closed axis (the single key head
+of multi-query attention, a low-rank projection in front of a norm, a router) can often only be split by a collective of
+its own in the middle of a block. Whether that is so is measured, by solving with and without it: if its split rides on
+collectives that are there anyway (mamba's x_proj, q_proj before olmo2's norm), it is split.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ def choose(search: Search, keep: tuple[str, ...] = (), memory_per_rank: float | 
 
 
 def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
-    """Parameters without a closed axis of their own whose split nobody shares. They are added to those with one, largest first, and
-    stay if that costs less than splitting them alone."""
+    """Parameters without a closed axis of their own whose split nobody shares.
+
+    They are added to those with one, largest first, and stay if that costs less than splitting them alone.
+    """
     closed = _closed_splits(search, must)
     inner = _inner_parameters(search)
     doubtful = [name for name in must if name in inner and not _covered(search, problem, name, closed)]
@@ -143,26 +145,28 @@ def _share(search: Search, value: int, state: str) -> float:
 
 def _truly_split(search: Search, problem: Problem, name: str, size: int) -> frozenset[str]:
     """States in which no rank holds more than halfway between an even share and all: splitting one segment of a packed
-    matrix is not splitting the matrix."""
+    matrix is not splitting the matrix.
+    """
     most = size * (1 + 1 / search.num_ranks) / 2
     return frozenset(s for s in problem.held[name] if s[0] == "S" and problem.shares[name, s] <= most)
 
 
 def _inner_parameters(search: Search) -> set[str]:
     """Parameter classes that work on what other parameters made; those that face the model's inputs are not in the
-    middle of anything."""
-    graph, made, inner = search.derived.graph, set(graph_parameters(search)), set[str]()
+    middle of anything.
+    """
+    graph, made, inner = search.derived.graph, set(_parameter_values(search)), set[str]()
     for node in graph.nodes:
         operands = set(node.inputs())
         for value in operands & set(search.ties.parameter):
-            if (operands - {value}) & made - graph_parameters(search):
+            if (operands - {value}) & made - _parameter_values(search):
                 inner.add(search.ties.parameter[value])
         if operands & made:
             made |= set(node.outputs)
     return inner
 
 
-def graph_parameters(search: Search) -> set[int]:
+def _parameter_values(search: Search) -> set[int]:
     return set(search.derived.graph.parameters.values())
 
 

@@ -3,7 +3,7 @@
     x[n, s]       node n runs by strategy s                                  sum over s = 1
     h[v, a]       value v is produced in state a                             sum of x over strategies that make it so
     c[v, a, b]    v, produced in a, is converted to b                        c <= h[v, a]
-    use           operand v of node n in state b                             sum of x that need it <= sum over a of c[v, a, b]
+    use           operand v of node n in state b                     sum of x that need it <= sum over a of c[v, a, b]
     cost          bytes of c, counted once for each value however many ops use the converted one
 
 Where a partial sum is reduced is thus part of the same problem as what is split (a minimum cut over its uses). Nodes,
@@ -23,7 +23,6 @@ import highspy
 import numpy as np
 
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
-
 
 CARRIED = 0.01  # effort of an op on partial sums: among equals they are reduced where they come to be
 
@@ -55,13 +54,19 @@ class Problem:
     held: dict[str, list[str]] = field(default_factory=dict)  # leaf values: states they can be stored in
     conversions: dict[tuple[str, str, str], Conversion] = field(default_factory=dict)
     wanted: set[str] = field(default_factory=set)  # values the caller reads: must become whole
-    must_split: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict)  # leaf value -> bytes, states that do
-    shares: dict[tuple[str, str], float] = field(default_factory=dict)  # (leaf value, state) -> bytes on the fullest rank
+    must_split: dict[str, tuple[float, frozenset[str]]] = field(
+        default_factory=dict
+    )  # leaf value -> bytes, states that do
+    shares: dict[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # (leaf value, state) -> bytes on the fullest rank
     memory: float | None = None  # bound on the sum of shares
 
 
 @dataclass(frozen=True)
 class Solution:
+    """The chosen strategies, stored states and conversions, with bytes moved and their proved lower bound."""
+
     strategy: dict[str, str]  # node class -> strategy name
     state: dict[str, str]  # leaf value -> state
     conversions: dict[tuple[str, str], str]  # (value, state wanted) -> state converted from
@@ -75,11 +80,11 @@ class _Model:
     """Rows and columns for HiGHS."""
 
     def __init__(self) -> None:
-        self.columns: dict[object, int] = {}
+        self.columns: dict[tuple[str, ...], int] = {}
         self.integer: list[bool] = []
         self.rows: list[tuple[dict[int, float], float, float]] = []
 
-    def column(self, key: object, integer: bool) -> int:
+    def column(self, key: tuple[str, ...], integer: bool) -> int:
         if key not in self.columns:
             self.columns[key] = len(self.columns)
             self.integer.append(integer)
@@ -110,8 +115,15 @@ class _Model:
         kinds = highspy.HighsVarType
         lp.integrality_ = [kinds.kInteger if whole else kinds.kContinuous for whole in self.integer]
         solver = highspy.Highs()
-        for name, value in {"output_flag": False, "mip_rel_gap": 0.0, "mip_abs_gap": 1e-9, "threads": 1, "random_seed": 0,
-                            "mip_feasibility_tolerance": 1e-9, "primal_feasibility_tolerance": 1e-9}.items():
+        for name, value in {
+            "output_flag": False,
+            "mip_rel_gap": 0.0,
+            "mip_abs_gap": 1e-9,
+            "threads": 1,
+            "random_seed": 0,
+            "mip_feasibility_tolerance": 1e-9,
+            "primal_feasibility_tolerance": 1e-9,
+        }.items():
             solver.setOptionValue(name, value)
         solver.passModel(lp)
         solver.run()
@@ -164,7 +176,7 @@ def _formulate(problem: Problem) -> tuple[_Model, dict[int, float], dict[int, fl
         for terms in users:
             model.row({**terms, **ways}, -np.inf, 0.0)
         if wanted == WHOLE and value in problem.wanted:
-            model.row({column: 1.0 for column in ways}, 1.0, np.inf)
+            model.row(dict.fromkeys(ways, 1.0), 1.0, np.inf)
     for node, instances in problem.instances.items():
         for name in common_strategies(instances):
             if PARTIAL in instances[0].strategies[name].inputs:
@@ -256,7 +268,7 @@ def _lexicographic(
         for node, instances in problem.instances.items()
     }
     state = {v: next(s for s in states if ("hold", v, s) in chosen) for v, states in problem.held.items()}
-    conversions = {(key[1], key[3]): key[2] for key in chosen if key[0] == "convert" and key[2] != key[3]}  # type: ignore[index]
+    conversions = {(k[1], k[3]): k[2] for k in chosen if k[0] == "convert" and k[2] != k[3]}
     return Solution(strategy, state, conversions, least, bound, optimal, unsplit)
 
 

@@ -36,6 +36,7 @@ def local_ranges(axes: Axes, axis: Axis, held: Mapping[Axis, Range]) -> list[Ran
 
 
 def ranges_of_product(outer: list[Range], inner: list[Range], inner_size: int) -> list[Range]:
+    """Ranges of a product dim: every outer index held, times the inner ranges."""
     if inner == [(0, inner_size)]:
         return [(a * inner_size, b * inner_size) for a, b in outer]
     return merge([(i * inner_size + a, i * inner_size + b) for x, y in outer for i in range(x, y) for a, b in inner])

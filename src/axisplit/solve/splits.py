@@ -100,4 +100,6 @@ def check_split(split: Split) -> None:
     assert volume == total, f"boxes of {split.name} hold {volume} of {total} indices"
     for i, a in enumerate(split.boxes):
         for b in split.boxes[i + 1 :]:
-            assert any(x[1] <= y[0] or y[1] <= x[0] for x, y in zip(a, b, strict=True)), f"boxes of {split.name} overlap"
+            assert any(x[1] <= y[0] or y[1] <= x[0] for x, y in zip(a, b, strict=True)), (
+                f"boxes of {split.name} overlap"
+            )

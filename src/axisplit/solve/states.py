@@ -1,10 +1,10 @@
 """How a value is held by the ranks, what moving between the ways costs, and each op's ways to run.
 
-    R       whole on every rank
-    S:t     split: each rank holds its ranges of split t's axes
-    P       partial: the value is the sum over ranks
-    M:t     weighted partial: the value is the weighted sum over ranks (means over their own parts of split t)
-    I:t     indices into split t's axis, made local to the rank's range (for table look-ups)
+R       whole on every rank
+S:t     split: each rank holds its ranges of split t's axes
+P       partial: the value is the sum over ranks
+M:t     weighted partial: the value is the weighted sum over ranks (means over their own parts of split t)
+I:t     indices into split t's axis, made local to the rank's range (for table look-ups)
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ WHOLE, PARTIAL = "R", "P"
 
 
 def split_state(split: str) -> str:
+    """The state of values that a split cuts."""
     return f"S:{split}"
 
 
@@ -85,7 +86,9 @@ def _split_strategy(
 
 def _covers(split: Split, axes: set[str]) -> bool:
     """Whether the ranks' ranges of just these axes still count every index once (no two ranks hold the same)."""
-    held = [tuple(split.range_of(axis, rank) for axis in split.axes if axis in axes) for rank in range(len(split.boxes))]
+    held = [
+        tuple(split.range_of(axis, rank) for axis in split.axes if axis in axes) for rank in range(len(split.boxes))
+    ]
     return len(set(held)) == len(held)
 
 

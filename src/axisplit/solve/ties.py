@@ -28,6 +28,7 @@ class Ties:
 
 
 def find_ties(derived: Derived) -> Ties:
+    """Keys for every node, value, parameter and axis of a graph."""
     graph = derived.graph
     canonical = _canonical_blocks(graph)
     nodes = _node_keys(graph, canonical)
@@ -49,7 +50,8 @@ def _named(graph: Graph) -> dict[str, int]:
 
 def _canonical_blocks(graph: Graph) -> dict[str, str]:
     """Path of each repeated block -> its canonical path, e.g. `layers.3` -> `layers.*`; classes that differ in what
-    they hold or issue get different stars."""
+    they hold or issue get different stars.
+    """
     work: dict[str, list[str]] = defaultdict(list)
     for node in graph.nodes:
         parts = node.module.split(".")
@@ -84,14 +86,15 @@ def _canonical_name(name: str, canonical: dict[str, str]) -> str:
 
 
 def _node_keys(graph: Graph, canonical: dict[str, str]) -> list[str]:
-    """An op's key is the expression that issued it (and its order there) in the module that ran it: in every phase, in every repeated block,
-    at every turn of a loop. That is what a change to the running program can tell apart."""
+    """An op's key is the expression that issued it (and its order there) in the module that ran it: in every phase, in
+    every repeated block, at every turn of a loop. That is what a change to the running program can tell apart.
+    """
     files: dict[str, int] = {}
     keys = []
     for node in graph.nodes:
         places = [
-            f"{files.setdefault(f.code.co_filename, len(files))}:{f.code.co_firstlineno}:{f.code.co_name}:{f.instruction}"
-            for f in node.frames
+            f"{files.setdefault(code.co_filename, len(files))}:{code.co_firstlineno}:{code.co_name}:{instruction}"
+            for code, instruction in ((f.code, f.instruction) for f in node.frames)
         ]
         keys.append(f"{_canonical_name(node.module, canonical)}|{node.name}|{node.order}|{' '.join(places)}")
     return keys

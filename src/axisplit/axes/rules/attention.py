@@ -10,7 +10,7 @@ from axisplit.capture.graph import Ref
 
 @rule("scaled_dot_product_attention")
 def scaled_dot_product_attention(view: NodeView) -> Law:
-    """q [..., h, L, E], k [..., h, S, E], v [..., h, S, D], mask [..., L, S] -> [..., h, L, D].
+    """Q [..., h, L, E], k [..., h, S, E], v [..., h, S, D], mask [..., L, S] -> [..., h, L, D].
 
     With `enable_gqa` q's heads are key heads outside, group inside (aten repeats each key head for its group).
     """

@@ -28,7 +28,7 @@ SPECIFICATIONS = {
 def contract(view: NodeView, spec: str, operands: list[Ref], added: list[Ref]) -> Law:
     """Apply an einsum specification to operands (and operands that are added to the result)."""
     left, right = spec.split("->")
-    result, _, bias = right.partition("+")
+    result = right.partition("+")[0]
     letters: dict[str, Axis] = {}
     refused: list[Axis] = []
     batch: list[Dims] = []
@@ -100,7 +100,7 @@ def added_product(view: NodeView) -> Law:
 
 @rule("matmul", "__matmul__")
 def matmul(view: NodeView) -> Law:
-    """numpy's matmul: vectors lose their dim, leading dims broadcast."""
+    """Numpy's matmul: vectors lose their dim, leading dims broadcast."""
     left, right = _refs(view)
     a, b = len(view.dims(left)), len(view.dims(right))
     spec = {(1, 1): "k,k->", (1, 2): "k,kj->j", (2, 1): "ik,k->i"}.get((a, b))
@@ -117,7 +117,9 @@ def einsum(view: NodeView) -> Law:
     if not arrow:
         names = left.replace(",", "").replace("...", "")
         right = "..." * ("..." in left) + "".join(sorted(c for c in set(names) if names.count(c) == 1))
-    law = contract(view, f"{left.lower()}->{right.lower()}" if left.lower() == left else f"{left}->{right}", _refs(view), [])
+    law = contract(
+        view, f"{left.lower()}->{right.lower()}" if left.lower() == left else f"{left}->{right}", _refs(view), []
+    )
     if any(len(set(term.replace("...", ""))) != len(term.replace("...", "")) for term in left.split(",")):
         law.whole += [axis for dims in view.operand_dims() for axis in dims]
         law.reason = "a diagonal is taken"

@@ -9,7 +9,7 @@ from axisplit.capture.graph import Ref
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def convolution(view: NodeView) -> Law:
-    """x [B, g*c, ...], w [g*o, c, ...] (transposed: [g*c, o, ...]) + b [g*o] -> [B, g*o, ...]."""
+    """X [B, g*c, ...], w [g*o, c, ...] (transposed: [g*c, o, ...]) + b [g*o] -> [B, g*o, ...]."""
     axes, x, w = view.axes, view.dims(0), view.dims(1)
     (shape,), name = view.output_shapes(), view.node.op._opname
     spatial = len(w) - 2
@@ -27,7 +27,9 @@ def convolution(view: NodeView) -> Law:
     ok = axes.unify_all([(a, b) for a, b in pairs if a.size != 1])
     output = (*batch, produced, *view.fresh(shape[len(batch) + 1 :]))
     whole = [*x[len(batch) + 1 :], *w[2:]]
-    law = Law("convolution", [output], whole if ok else whole + [channels, w[0], w[1]], reason="windows of it are taken")
+    law = Law(
+        "convolution", [output], whole if ok else [*whole, channels, w[0], w[1]], reason="windows of it are taken"
+    )
     law.reduce = [inner] if inner.size > 1 else []
     if isinstance(bias, Ref):
         law.additive = frozenset({2})
@@ -38,10 +40,30 @@ def convolution(view: NodeView) -> Law:
     return law
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-      "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "upsample_nearest1d",
-      "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "max_pool2d_with_indices",
-      "max_pool1d_with_indices", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
+@rule(
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_linear1d",
+    "max_pool2d_with_indices",
+    "max_pool1d_with_indices",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "replication_pad1d",
+    "replication_pad2d",
+)
 def pooling(view: NodeView) -> Law:
     """Batch and channels pass, positions are whole."""
     dims, name = view.dims(0), view.node.op._opname

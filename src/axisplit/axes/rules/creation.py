@@ -16,9 +16,32 @@ def constant(view: NodeView) -> Law:
     return law
 
 
-@rule("arange", "linspace", "logspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices",
-      "hann_window", "one_hot", "bucketize", "searchsorted", "nonzero", "unique", "_unique2", "bincount", "histc", "isin",
-      "multinomial", "masked_select", "meshgrid", "tensor")
+@rule(
+    "arange",
+    "linspace",
+    "logspace",
+    "eye",
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "tril_indices",
+    "triu_indices",
+    "hann_window",
+    "one_hot",
+    "bucketize",
+    "searchsorted",
+    "nonzero",
+    "unique",
+    "_unique2",
+    "bincount",
+    "histc",
+    "isin",
+    "multinomial",
+    "masked_select",
+    "meshgrid",
+    "tensor",
+)
 def counted(view: NodeView) -> Law:
     """Values that depend on the index: made whole, then cut. Dims of the operands pass where the result keeps them."""
     (shape, *others) = view.output_shapes()
@@ -28,6 +51,8 @@ def counted(view: NodeView) -> Law:
         fresh = [view.fresh(s) for s in (shape, *others)]
         return Law("creation", fresh, whole + [axis for dims in fresh for axis in dims], reason="it is counted from 0")
     source = operands[-1] if view.node.op._opname == "searchsorted" else operands[0]
-    dims = tuple(source[d] if d < len(source) and source[d].size == s else view.axes.leaf(s) for d, s in enumerate(shape))
+    dims = tuple(
+        source[d] if d < len(source) and source[d].size == s else view.axes.leaf(s) for d, s in enumerate(shape)
+    )
     whole = [axis for o in operands if o is not source for axis in o] + list(dims[len(source) :])
     return Law("creation", [dims], whole, reason="it is counted from 0")

@@ -14,7 +14,7 @@ REASON = "it is looked up by computed indices"
 
 @rule("embedding")
 def embedding(view: NodeView) -> Law:
-    """weight [v, h], ids [...] -> [..., h]; ids outside a rank's part of v give zeros there: partial sums."""
+    """Weight [v, h], ids [...] -> [..., h]; ids outside a rank's part of v give zeros there: partial sums."""
     table, ids = view.dims(0), view.dims(1)
     law = Law("indexing", [(*ids, table[1])], lookup=table[0], reduce=[table[0]])
     padding = int(view.argument("padding_idx"))
@@ -38,7 +38,7 @@ def index_select(view: NodeView) -> Law:
 
 
 def indexed_layout(view: NodeView, indices: list[Ref | None], ndim: int) -> tuple[list[int], int]:
-    """numpy's advanced indexing: (indexed dims, where their broadcast dims go in the result)."""
+    """Numpy's advanced indexing: (indexed dims, where their broadcast dims go in the result)."""
     chosen = [d for d, index in enumerate(indices) if index is not None]
     together = chosen == list(range(chosen[0], chosen[-1] + 1)) if chosen else True
     return chosen, (chosen[0] if together and chosen else 0)
@@ -64,8 +64,9 @@ def index(view: NodeView) -> Law:
 
 
 def _constant_run(view: NodeView, indices: list[Ref | None], dims: Dims) -> Law | None:
-    """`x[..., [-2, -1], :]`: consecutive indices written in the Python are a slice. Counted from one end, they need what
-    lies between them and that end whole."""
+    """`x[..., [-2, -1], :]`: consecutive indices that are written out are a slice. Counted from one end, they need what
+    lies between them and that end whole.
+    """
     chosen = [(d, index) for d, index in enumerate(indices) if index is not None]
     numbers = view.constant(chosen[0][1]) if len(chosen) == 1 and len(view.dims(chosen[0][1])) == 1 else None
     if not numbers or any(b - a != 1 for a, b in pairwise(numbers)) or numbers[0] < 0 <= numbers[-1]:
@@ -122,7 +123,7 @@ def scatter(view: NodeView) -> Law:
 
 @rule("index_add", "index_copy", "index_fill")
 def index_add(view: NodeView) -> Law:
-    """self [.., n, ..] with rows of source [.., m, ..] added or put at an index [m]."""
+    """Self [.., n, ..] with rows of source [.., m, ..] added or put at an index [m]."""
     dims = view.dims(0)
     dim = view.dim(view.argument(1), len(dims))
     whole: list[Axis] = [dims[dim], *view.dims(2)]

@@ -6,8 +6,27 @@ from axisplit.axes.law import Law, NodeView, rule
 from axisplit.axes.rules.pointwise import broadcast
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort",
-      "argsort", "topk", "kthvalue", "renorm", "glu", "softmin", "special_softmax", "special_log_softmax", "msort")
+@rule(
+    "softmax",
+    "log_softmax",
+    "_softmax",
+    "_log_softmax",
+    "cumsum",
+    "cumprod",
+    "logcumsumexp",
+    "cummax",
+    "cummin",
+    "sort",
+    "argsort",
+    "topk",
+    "kthvalue",
+    "renorm",
+    "glu",
+    "softmin",
+    "special_softmax",
+    "special_log_softmax",
+    "msort",
+)
 def along_dim(view: NodeView) -> Law:
     dims, shapes = view.dims(0), view.output_shapes()
     dim = view.dim(view.argument("dim") if view.has("dim") else -1, len(dims))
@@ -32,7 +51,9 @@ def layer_norm(view: NodeView) -> Law:
 def batch_norm(view: NodeView) -> Law:
     """Statistics for each channel on its own: channels pass."""
     dims = view.dims(0)
-    refused = [a for o in view.operand_dims()[1:] if len(o) == 1 and not view.axes.unify(dims[1], o[0]) for a in (dims[1], *o)]
+    refused = [
+        a for o in view.operand_dims()[1:] if len(o) == 1 and not view.axes.unify(dims[1], o[0]) for a in (dims[1], *o)
+    ]
     shapes = view.output_shapes()
     outputs = [dims if len(s) == len(dims) else (dims[1],) if s == (dims[1].size,) else view.fresh(s) for s in shapes]
     return Law("normalization", outputs, refused)

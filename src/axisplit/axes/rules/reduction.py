@@ -36,13 +36,39 @@ def total(view: NodeView) -> Law:
     return Law("reduction", [_remaining(view, gone)], reduce=reduce, mean=mean, linear=LINEAR)
 
 
-@rule("amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "prod", "var", "std", "var_mean", "std_mean", "median",
-      "logsumexp", "linalg_vector_norm", "norm", "count_nonzero", "nonzero_numpy", "mode", "aminmax", "frobenius_norm")
+@rule(
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "argmax",
+    "argmin",
+    "any",
+    "all",
+    "prod",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "median",
+    "logsumexp",
+    "linalg_vector_norm",
+    "norm",
+    "count_nonzero",
+    "nonzero_numpy",
+    "mode",
+    "aminmax",
+    "frobenius_norm",
+)
 def non_additive(view: NodeView) -> Law:
     """Reductions that a sum over ranks does not complete: the reduced dims are needed whole."""
     if len(view.operands) > 1:
-        return Law("reduction", [view.fresh(s) for s in view.output_shapes()], [a for d in view.operand_dims() for a in d],
-                   reason="compared element by element")
+        return Law(
+            "reduction",
+            [view.fresh(s) for s in view.output_shapes()],
+            [a for d in view.operand_dims() for a in d],
+            reason="compared element by element",
+        )
     gone = reduced_dims(view)
     outputs = [_remaining(view, gone)] * len(view.output_shapes())
     name = view.node.op._opname

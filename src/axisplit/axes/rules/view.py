@@ -206,7 +206,9 @@ def _split(view: NodeView, sizes: list[int], rewrites: dict[int, Any]) -> Law:
     pieces, whole = cut_dim(view, dim, sizes)
     found = pieces or [view.axes.leaf(size) for size in sizes]
     outputs = [(*dims[:dim], piece, *dims[dim + 1 :]) for piece in found]
-    law = Law("view", outputs, whole, linear=LINEAR, reason="the pieces cut across the dim's structure" if whole else "")
+    law = Law(
+        "view", outputs, whole, linear=LINEAR, reason="the pieces cut across the dim's structure" if whole else ""
+    )
     if pieces is not None:
         law.rewrites = {position: make(pieces) for position, make in rewrites.items()}
     return law
@@ -243,9 +245,7 @@ def slice_(view: NodeView) -> Law:
         given_start, given_end = view.argument("start"), view.argument("end")
         law.rewrites = {
             view.position("start"): lambda local: _moved(given_start, size, local(before), local(after), local(inside)),
-            view.position("end"): lambda local: _moved(
-                given_end, size, local(before) + local(inside), local(after), 0
-            ),
+            view.position("end"): lambda local: _moved(given_end, size, local(before) + local(inside), local(after), 0),
         }
     return law
 
@@ -319,7 +319,8 @@ def pad(view: NodeView) -> Law:
     pads = view.argument(1)
     touched = [dims[-1 - i // 2] for i in range(0, len(pads), 2) if pads[i] or pads[i + 1]]
     output = tuple(
-        axis if all(axis is not t for t in touched) else view.axes.leaf(size) for axis, size in zip(dims, shape, strict=True)
+        axis if all(axis is not t for t in touched) else view.axes.leaf(size)
+        for axis, size in zip(dims, shape, strict=True)
     )
     return Law("view", [output], grown + touched, reason="it is padded")
 

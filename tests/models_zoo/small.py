@@ -1,0 +1,87 @@
+"""Plain modules, each with one difficulty, that trace and plan in a tenth of a second."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+
+class Mlp(nn.Module):
+    """The question that axisplit began with, with biases."""
+
+    def __init__(self, width: int = 16, ffn: int = 48) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ffn)
+        self.down = nn.Linear(ffn, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(gelu(self.up(x)))
+
+
+class Attention(nn.Module):
+    """Self-attention over `num_heads` heads that views by attributes."""
+
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = heads, width // heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
+
+    def bias(self, scores: Tensor) -> Tensor:
+        return scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(self.q(x)), self.heads(self.k(x)), self.heads(self.v(x))
+        scores = self.bias(q @ k.transpose(2, 3) * self.head_dim**-0.5)
+        y = (scores.softmax(-1) @ v).transpose(1, 2)
+        return self.o(y.reshape(x.shape[0], x.shape[1], self.num_heads * self.head_dim))
+
+
+class Slopes(Attention):
+    """ALiBi: each head its own slope; `slopes` counts them apart from `num_heads`."""
+
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
+        super().__init__(width, heads)
+        self.slopes = heads
+
+    def bias(self, scores: Tensor) -> Tensor:
+        slopes = 2.0 ** -(torch.arange(self.slopes) + 1.0)
+        return scores - slopes[:, None, None] * torch.arange(scores.shape[-1])
+
+
+class SharedSlopes(Attention):
+    """ALiBi by the same attribute that the views use, in two ways: how many slopes, and how steep they are."""
+
+    def bias(self, scores: Tensor) -> Tensor:
+        slopes = 2.0 ** -((torch.arange(self.num_heads) + 1) * 8 / self.num_heads)
+        return scores - slopes[:, None, None] * torch.arange(scores.shape[-1])
+
+
+class SharedScale(Attention):
+    """The number of heads also scales the result."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.num_heads**-0.5
+
+
+class Fused(nn.Module):
+    """Packed q, k, v and torch's own attention kernel; grouped heads where `kv_heads` is less than `num_heads`."""
+
+    def __init__(self, width: int = 48, heads: int = 6, kv_heads: int = 3) -> None:
+        super().__init__()
+        self.num_heads, self.kv_heads, self.head_dim = heads, kv_heads, width // heads
+        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_dim)
+        self.o = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        sizes = [self.num_heads * self.head_dim, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim]
+        q, k, v = self.qkv(x).split(sizes, dim=-1)
+        q = q.view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
+        k = k.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        y = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.o(y.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim))
