@@ -11,6 +11,7 @@ kernels. In-place ops are made functional while recording:
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -80,6 +81,19 @@ class Recorder:
         self._versions: dict[int, int] = {}
         self._sharing: dict[int, list[torch.Tensor]] = {}
         self._on_node = on_node
+
+    def mark(self) -> tuple[int, int, int]:
+        """Where the recording stands, for `forget_since`."""
+        return len(self.recording.values), len(self.recording.nodes), len(self.recording.calls)
+
+    def forget_since(self, mark: tuple[int, int, int]) -> None:
+        """Take back what a pass recorded that did not run to its end."""
+        values, nodes, calls = mark
+        del self.recording.values[values:], self.recording.nodes[nodes:], self.recording.calls[calls:]
+        gone = [key for key, known in self._tracked.items() if known.value >= values]
+        for key in gone:
+            self._sharing[_storage_key(self._tracked[key].tensor)].remove(self._tracked.pop(key).tensor)
+        self.module_stack = [""]
 
     # --- values -------------------------------------------------------------------------------------------------
 
@@ -501,3 +515,15 @@ def fake_mode() -> Any:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@contextmanager
+def quiet_shapes() -> Iterator[None]:
+    """Torch logs every op whose shapes do not fit; whoever called it gets an error that says so."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before

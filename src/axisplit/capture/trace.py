@@ -23,8 +23,8 @@ import torch
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
 from axisplit.capture.provenance import Attribute, trace_attributes
-from axisplit.capture.record import Recorder, fake_mode, leaves
-from axisplit.errors import InputError
+from axisplit.capture.record import Recorder, fake_mode, leaves, quiet_shapes
+from axisplit.errors import AxisplitError, CaptureError, InputError
 
 Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor
 
@@ -68,10 +68,40 @@ def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
             return found
     try:
         return _capture(model, inputs, fake=True)
+    except AxisplitError:
+        raise
     except Exception as error:
-        if not _needs_values(error) or any(p.is_meta for p in model.parameters()):
-            raise
-    return _capture(model, inputs, fake=False)
+        if not _needs_values(error):
+            raise _does_not_run(model, inputs, error) from error
+        if any(p.is_meta for p in model.parameters()):
+            raise CaptureError(
+                "the model's Python looks at values, and there are none",
+                where=type(model).__name__,
+                got=str(error).partition("\n")[0],
+                needed="weights: the path taken depends on data",
+                do="plan the loaded model rather than its config",
+            ) from error
+    try:
+        return _capture(model, inputs, fake=False)
+    except AxisplitError:
+        raise
+    except Exception as error:
+        raise _does_not_run(model, inputs, error) from error
+
+
+def _does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> InputError:
+    args, kwargs = normalize_inputs(inputs)
+    given = {**{str(i): a for i, a in enumerate(args)}, **kwargs}
+    shapes = [
+        f"{n} {list(v.shape)} {v.dtype}" if isinstance(v, torch.Tensor) else f"{n}={v!r:.40}" for n, v in given.items()
+    ]
+    return InputError(
+        "the model does not run on these inputs",
+        where=type(model).__name__,
+        got=f"{', '.join(shapes) or 'nothing'}: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        needed=f"what its forward takes: {inspect.signature(model.forward)}"[:400],
+        do="try the call itself first: model(*inputs) or model(**inputs)",
+    )
 
 
 def _capture_folded(model: torch.nn.Module, inputs: Inputs, folds: tuple[Fold, ...]) -> Captured | None:
@@ -112,11 +142,20 @@ def _capture(model: torch.nn.Module, inputs: Inputs, fake: bool, folds: tuple[Fo
         buffers={n: recorder.value_of(b) for n, b in copied.named_buffers(remove_duplicate=False)},
         outputs=tuple(outputs),
         phases=tuple(dict.fromkeys(node.phase for node in recording.nodes)),
-        assumed=() if fake else ("traced on real values: the path taken depends on data",),
+        assumed=_assumed(fake, recorder, copied),
         uses=build_uses(tuple(recording.nodes)),
     )
     check_graph(graph)
     return Captured(graph, attributes, fake, copied, folds)
+
+
+def _assumed(fake: bool, recorder: Recorder, model: torch.nn.Module) -> tuple[str, ...]:
+    """What the graph does not say about the model."""
+    found = [] if fake else ["traced on real values: the path taken depends on data"]
+    traced = {node.phase for node in recorder.recording.nodes}
+    if "prefill" in traced and "decode" not in traced:
+        found.append(f"{type(model).__name__} does not continue from its own state: only the first pass is traced")
+    return tuple(found)
 
 
 def imitate(tensor: torch.Tensor) -> torch.Tensor:
@@ -149,23 +188,31 @@ def shadow_copy(
     return copied
 
 
-def run_phases(model: torch.nn.Module, inputs: Inputs, recorder: Recorder, mode: Any) -> list[tuple[str, int]]:
-    """Run every phase under the recorder; returns the output leaves as (phase:path, value)."""
+def run_phases(
+    model: torch.nn.Module, inputs: Inputs, recorder: Recorder, mode: Any, only: tuple[str, ...] = ()
+) -> list[tuple[str, int]]:
+    """Run every phase (or exactly those in `only`) under the recorder; returns output leaves as (phase:path, value)."""
     for origin, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
             recorder.define(tensor, origin, name)  # type: ignore[arg-type]
 
     def run(phase: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorder.phase = phase
+        mark = recorder.mark()
         for path, value in _named_tensors((args, kwargs)):
             recorder.define(value, "input", f"{phase}:{path}")
-        with recorder.recording_ops():
-            return model(*args, **kwargs)
+        try:
+            with recorder.recording_ops():
+                return model(*args, **kwargs)
+        except Exception:
+            if not only:
+                recorder.forget_since(mark)
+            raise
 
     outputs: list[tuple[str, int]] = []
-    with mode or nullcontext(), recorder.watch(model):
+    with mode or nullcontext(), quiet_shapes(), recorder.watch(model):
         args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
-        for phase, result in phases(model, args, kwargs, run):
+        for phase, result in phases(model, args, kwargs, run, only):
             outputs += [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
     return outputs
 
@@ -174,9 +221,13 @@ Run = Callable[[str, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def phases(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run, only: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Any]]:
-    """Run each phase by `run(phase, args, kwargs)` and yield (phase, result)."""
+    """Run each phase by `run(phase, args, kwargs)` and yield (phase, result).
+
+    The first phase must run. A later one that does not (a model that cannot continue from its own state, or takes no
+    such mask) is left out; with `only`, exactly those phases are run, and an error in them is an error.
+    """
     accepted = inspect.signature(model.forward).parameters
     recurrent = bool(getattr(model, "can_generate", bool)())
     if not recurrent:
@@ -189,12 +240,28 @@ def phases(
         variants.append((" masked", {**kwargs, "attention_mask": _hiding_mask(source)}))
     for suffix, given in variants:
         given = {**given, "use_cache": True} if "use_cache" in accepted else given
-        result = run("prefill" + suffix, args, given)
+        result = _attempt(run, "prefill" + suffix, args, given, only)
+        if result is None:
+            continue
         yield "prefill" + suffix, result
         state = recurrent_state(result, accepted)
         if token_input is not None and state:
             step = _decode_inputs(given, token_input, state, result, accepted)
-            yield "decode" + suffix, run("decode" + suffix, (), step)
+            decoded = _attempt(run, "decode" + suffix, (), step, only)
+            if decoded is not None:
+                yield "decode" + suffix, decoded
+
+
+def _attempt(run: Run, phase: str, args: tuple[Any, ...], kwargs: dict[str, Any], only: tuple[str, ...]) -> Any:
+    """The result of a phase; None if it is not wanted, or is optional and does not run."""
+    if only and phase not in only:
+        return None
+    try:
+        return run(phase, args, kwargs)
+    except Exception:
+        if only or phase == "prefill":
+            raise
+        return None
 
 
 def recurrent_state(result: Any, accepted: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,10 @@ class Request:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank did. Decode steps are those after the first new token, which prefill gives. `idle_bytes` were resident
-    before the part was loaded, `peak_bytes` at most; `private_bytes` is the peak without file and shared pages."""
+    """What a rank did. Decode steps are those after the first new token, which prefill gives.
+
+    `idle_bytes` were resident before loading, `peak_bytes` at most; `private_bytes` is that without shared and file pages.
+    """
 
     token_ids: list[int]
     load_s: float

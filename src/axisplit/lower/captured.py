@@ -151,7 +151,7 @@ class _Builder:
                 f"{self.module or 'model'}:captured{self.number}.{value}.{state}", value, made, state
             ):
                 self.sites[site.name] = site
-                ops.append([f"axisplit.{site.kind}", [current, {"site": site.name}], {}, [site.name]])
+                ops.append([f"axisplit.{site.kind}", [current, {"site": site.name}], {"dict": {}}, [site.name]])
                 current = {"%": site.name}
             ready[value, state] = current
         return ready[value, state]

@@ -222,7 +222,7 @@ def prove_rank(
     recorder = Recorder()
     with registered(key, CollectiveContext(FakeGroup(rank, plan.ranks), sites_of(plan))):
         try:
-            outputs = run_phases(local_model, inputs, recorder, mode)
+            outputs = run_phases(local_model, inputs, recorder, mode, decision.graph.phases)
         except Exception as error:
             return _broken(decision, recorder, rank, error)
     graph = _local_graph(local_model, recorder, outputs)

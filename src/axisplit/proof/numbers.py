@@ -55,12 +55,12 @@ class Numbers:
         return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE
 
 
-def run_all(model: torch.nn.Module, inputs: Inputs) -> Outputs:
-    """Every floating-point output of every phase."""
+def run_all(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = ()) -> Outputs:
+    """Every floating-point output of the given phases, or of all that run."""
     found: Outputs = {}
     args, kwargs = normalize_inputs(inputs)
     with torch.no_grad():
-        for phase, result in phases(model, args, kwargs, lambda phase, a, k: model(*a, **k)):
+        for phase, result in phases(model, args, kwargs, lambda phase, a, k: model(*a, **k), only):
             for path, tensor in leaves(result, _itself):
                 if tensor.is_floating_point():
                     found[f"{phase}:{path}"] = tensor
@@ -93,26 +93,26 @@ def difference(left: Outputs, right: Outputs, relative: bool = False) -> float:
     return worst
 
 
-def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Numbers:
-    """Run everything of this file's header on simulated ranks."""
-    whole = run_all(model, inputs)
-    parts, sent = run_ranks(model, inputs, plan)
+def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> Numbers:
+    """Run everything of this file's header on simulated ranks, in the given phases."""
+    whole = run_all(model, inputs, only)
+    parts, sent = run_ranks(model, inputs, plan, only)
     error = max(difference(whole, part) for part in parts)
-    bound = rounding_bound(model, inputs, whole)
+    bound = rounding_bound(model, inputs, whole, only)
     controls = {}
     for name, sites in distinct_collectives(plan).items():
-        dropped, _ = run_ranks(model, inputs, plan, drop=sites)
+        dropped, _ = run_ranks(model, inputs, plan, only, drop=sites)
         controls[name] = max(difference(whole, part) for part in dropped)
-    return Numbers(exact_error(model, inputs, plan), error, bound, controls, sent)
+    return Numbers(exact_error(model, inputs, plan, only), error, bound, controls, sent)
 
 
-def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> float:
+def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
     """Difference, relative to each output's scale, in float64 throughout."""
     wide = copy.deepcopy(model).double()
     given = _widened_inputs(inputs)
     with Widened():
-        whole = run_all(wide, given)
-    parts, _ = run_ranks(wide, given, plan, mode=Widened)
+        whole = run_all(wide, given, only)
+    parts, _ = run_ranks(wide, given, plan, only, mode=Widened)
     return max(difference(whole, part, relative=True) for part in parts)
 
 
@@ -120,10 +120,11 @@ def run_ranks(
     model: torch.nn.Module,
     inputs: Inputs,
     plan: Plan,
+    only: tuple[str, ...],
     drop: tuple[str, ...] = (),
     mode: Callable[[], Any] = nullcontext,
 ) -> tuple[list[Outputs], list[float]]:
-    """(outputs of every simulated rank, bytes each sent in the first phase)."""
+    """(outputs of every simulated rank, bytes each sent in all)."""
     key = f"verify-{plan.fingerprint}"
 
     def rank(group: Group) -> tuple[Outputs, float]:
@@ -131,7 +132,7 @@ def run_ranks(
         try:
             context.drop(drop)
             with mode():
-                outputs = run_all(part, inputs)
+                outputs = run_all(part, inputs, only)
             return outputs, context.comm_bytes
         finally:
             unregister(key)
@@ -151,14 +152,14 @@ def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sites) for name, sites in found.items()}
 
 
-def rounding_bound(model: torch.nn.Module, inputs: Inputs, whole: Outputs) -> float:
+def rounding_bound(model: torch.nn.Module, inputs: Inputs, whole: Outputs, only: tuple[str, ...]) -> float:
     """How far the outputs move when every reduction is off by its own rounding error."""
     worst = 0.0
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused block hides the reductions inside it
     for draw in range(DRAWS):
         with Perturbed(seed=draw):
-            worst = max(worst, difference(whole, run_all(model, inputs)))
+            worst = max(worst, difference(whole, run_all(model, inputs, only)))
     torch.backends.mha.set_fastpath_enabled(fused)
     return SAFETY * worst
 

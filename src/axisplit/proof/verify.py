@@ -74,7 +74,7 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
     proof = Proof(len(laws), 0 if mismatches else stated, plan.assumed)
     if any(p.is_meta for p in model.parameters()):
         return Verdict(None, None, None, None, proof, None, mismatches)
-    numbers = measure(model, inputs, plan)
+    numbers = measure(model, inputs, plan, decision.graph.phases)
     planned, observed = plan.comm_bytes_per_rank, max(numbers.comm_bytes)
     if decision.graph.phases == ("forward",) and abs(planned - observed) > 1e-6 * max(planned, 1.0):
         raise ProofError("the bytes that were sent are not those planned", got=f"{observed}", needed=f"{planned}")
