@@ -11,8 +11,8 @@
     S:t                     equal to the ranges of the whole result, and every index on some rank
     P, M:t                  the sum over ranks (weighted by the share of the indices averaged over) is the whole result
 
-Values are small integers in float64, so that sums are exact in any order: where whole and parts come out as integers they
-must be equal bit for bit, else within a few ulp of the largest summand.
+Values are small integers in float64, so that sums are exact in any order: where whole and parts come out as integers
+they must be equal bit for bit, else within a few ulp of the largest summand.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from axisplit.axes.law import Law
 from axisplit.capture.graph import Graph, Node, build_uses, check_graph, replace_refs
 from axisplit.capture.record import Recorder
 from axisplit.runtime.layout import Layout
-from axisplit.solve.shards import held_by, layout_of, local_length, local_ranges
+from axisplit.solve.shards import LocalPart, held_by, layout_of, local_length, local_ranges
 from axisplit.solve.splits import Split, check_split, make_split
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy, strategies
+from axisplit.solve.ties import AxisKeys
 
 ULPS = 64  # of the largest summand: kernels sum in blocks whose shape depends on the length
 
@@ -43,7 +44,8 @@ class Traced:
 
     derived: Derived
     values: dict[int, Tensor]
-    keys: dict[Axis, str]  # every axis of every value is a candidate, not only those of parameters
+    keys: AxisKeys  # every axis of every value is a candidate, not only those of parameters
+    drawn: set[int]  # ops that give other values at every call: only their shapes are compared
 
     @property
     def graph(self) -> Graph:
@@ -63,11 +65,16 @@ def trace(run: Callable[..., Any], operands: Sequence[Tensor]) -> Traced:
     graph = Graph(tuple(recording.values), nodes, (), named, {}, (), uses=build_uses(nodes))
     check_graph(graph)
     values = {t.value: t.tensor for t in recorder._tracked.values() if graph.values[t.value].origin != "node"}
+    drawn = set()
+    torch.manual_seed(0)
     for node in nodes:
-        values.update(zip(node.outputs, call(node, node.args, values.__getitem__), strict=True))
+        first, second = (call(node, node.args, values.__getitem__) for _ in range(2))
+        values.update(zip(node.outputs, first, strict=True))
+        if "empty" in node.name or any(differ(a, b, []) for a, b in zip(first, second, strict=True)):
+            drawn.add(node.index)
     derived = derive_axes(graph)
     leaves = {leaf for dims in derived.dims.values() for axis in dims for leaf in derived.axes.leaves(axis)}
-    return Traced(derived, values, {leaf: f"axis {leaf.index}" for leaf in leaves if leaf.size > 1})
+    return Traced(derived, values, AxisKeys({leaf: f"axis {leaf.index}" for leaf in leaves if leaf.size > 1}), drawn)
 
 
 def call(node: Node, args: Sequence[Any], value: Callable[[int], Tensor]) -> tuple[Tensor, ...]:
@@ -82,12 +89,13 @@ def candidate_splits(traced: Traced, ranks: int) -> list[Split]:
         for axis, multiple in law.multiples:
             steps.update(dict.fromkeys(traced.derived.axes.leaves(axis), multiple))
     leaves = sorted(traced.keys, key=lambda leaf: leaf.index)
-    found = [make_split(traced.keys[a], (traced.keys[a],), (a.size,), ranks, True, steps.get(a, 1)) for a in leaves]
-    for a in leaves:
-        for b in leaves:
-            if a is not b and a.size < ranks:
-                keys = (traced.keys[a], traced.keys[b])
-                found.append(make_split(" x ".join(keys), keys, (a.size, b.size), ranks, True))
+    alone = [((a,), steps.get(a, 1)) for a in leaves]
+    pairs = [((a, b), 1) for a in leaves for b in leaves if a is not b and a.size < ranks]
+    found = []
+    for axes, step in [*alone, *pairs]:
+        keys = tuple(traced.keys[a] for a in axes)
+        name = f"{' x '.join(keys)} over {ranks}"
+        found.append(make_split(name, keys, tuple(a.size for a in axes), ranks, True, step))
     return [split for split in found if split is not None]
 
 
@@ -109,20 +117,6 @@ def failures(traced: Traced, seed: int = 0) -> Iterator[str]:
                     yield f"{node.name} on {ranks} ranks, {strategy}: {found}"
 
 
-@dataclass(frozen=True)
-class Local:
-    """A rank's part of an axis, as a rule asks for it."""
-
-    derived: Derived
-    held: dict[Axis, tuple[int, int]]
-
-    def __call__(self, axis: Axis) -> int:
-        return local_length(self.derived.axes, axis, self.held)
-
-    def start(self, axis: Axis) -> int:
-        return self.held.get(self.derived.axes.find(axis), (0, 0))[0]
-
-
 @dataclass
 class Run:
     """One op under one strategy on all ranks."""
@@ -140,12 +134,11 @@ class Run:
 
     def wrong(self) -> str:
         operands = list(self.node.inputs())
-        if any(s == PARTIAL and not _adds(self.traced.values[v]) for v, s in zip(operands, self.strategy.inputs, strict=True)):
+        states = list(zip(operands, self.strategy.inputs, strict=True))
+        if any(state == PARTIAL and self.traced.values[value].dtype == torch.bool for value, state in states):
             return ""  # booleans are never partial sums
-        given = [self.given(value, state) for value, state in zip(operands, self.strategy.inputs, strict=True)]
-        results = []
-        for rank in range(self.ranks):
-            results.append(self.results(rank, [parts[rank] for parts in given]))
+        given = [self.given(value, state) for value, state in states]
+        results = [self.results(rank, [parts[rank] for parts in given]) for rank in range(self.ranks)]
         for position, (value, state) in enumerate(zip(self.node.outputs, self.strategy.outputs, strict=True)):
             found = self.compare(value, state, [result[position] for result in results])
             if found:
@@ -162,7 +155,7 @@ class Run:
             return self.summands(whole)
         if state[0] == "I":
             return [self.localized(whole, rank)[0] for rank in range(self.ranks)]
-        return [self.part(value, rank) if state != WHOLE else whole for rank in range(self.ranks)]
+        return [self.part(whole, value, rank) if state != WHOLE else whole for rank in range(self.ranks)]
 
     def summands(self, whole: Tensor) -> list[Tensor]:
         parts = [torch.randint(-4, 5, whole.shape, generator=self.rng).to(whole.dtype) for _ in range(self.ranks - 1)]
@@ -176,11 +169,10 @@ class Run:
             for axis in derived.dims[value]
         ]
 
-    def part(self, value: int, rank: int) -> Tensor:
-        result = self.traced.values[value]
+    def part(self, whole: Tensor, value: int, rank: int) -> Tensor:
         for dim, index in enumerate(self.indices(value, rank)):
-            result = result.index_select(dim, index)
-        return result
+            whole = whole.index_select(dim, index)
+        return whole
 
     def localized(self, ids: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """Ids inside the rank's rows of the table (0 where it does not own them), and where it owns them."""
@@ -198,7 +190,7 @@ class Run:
 
     def results(self, rank: int, operands: list[Tensor]) -> tuple[Tensor, ...]:
         """The op as the rank runs it: its own arguments, and its own operands in the places of the whole ones."""
-        args, local = list(self.node.args), Local(self.traced.derived, self.held(rank))
+        args, local = list(self.node.args), LocalPart(self.traced.derived.axes, self.held(rank))
         if self.split is not None:
             for position, rewrite in self.law.rewrites.items():
                 if position < len(args):
@@ -217,16 +209,19 @@ class Run:
 
     def compare(self, value: int, state: str, parts: list[Tensor]) -> str:
         whole = self.traced.values[value]
+        if self.node.index in self.traced.drawn:
+            whole, parts = torch.zeros_like(whole), [torch.zeros_like(part) for part in parts]
         if state == PARTIAL:
             return differ(whole, sum(parts), parts)
         if state[0] == "M":
             reduced = self.traced.derived.axes.product(self.law.reduce)
-            weights = [local_length(self.traced.derived.axes, reduced, self.held(r)) / reduced.size for r in range(self.ranks)]
+            lengths = [local_length(self.traced.derived.axes, reduced, self.held(r)) for r in range(self.ranks)]
+            weights = [length / reduced.size for length in lengths]
             assert abs(sum(weights) - 1) < 1e-12
             return differ(whole, sum(p * w for p, w in zip(parts, weights, strict=True)), [*parts, whole / 3])
         covered = torch.zeros(whole.shape, dtype=torch.bool)
         for rank, part in enumerate(parts):
-            expected = self.part(value, rank) if state != WHOLE else whole
+            expected = self.part(whole, value, rank) if state != WHOLE else whole
             found = differ(expected, part, [part])
             if found:
                 return f"rank {rank}: {found}"
@@ -236,17 +231,13 @@ class Run:
         return "" if state == WHOLE or bool(covered.all()) else "some indices are on no rank"
 
 
-def _adds(tensor: Tensor) -> bool:
-    return tensor.dtype != torch.bool
-
-
 def _in_turn(operands: list[Tensor]) -> Callable[[int], Tensor]:
     waiting = iter(operands)
     return lambda _: next(waiting)
 
 
 def differ(whole: Tensor, found: Tensor, summands: Sequence[Tensor]) -> str:
-    """"" if equal: bit for bit where all are integers, else within a few ulp of the largest summand."""
+    """Nothing if equal: bit for bit where all are integers, else within a few ulp of the largest summand."""
     if whole.shape != found.shape:
         return f"shape {list(found.shape)}, needed {list(whole.shape)}"
     if all(_integral(t) for t in (whole, *summands)):
@@ -280,12 +271,12 @@ def roles(traced: Traced) -> str:
 
 
 def _node_roles(traced: Traced, node: Node) -> str:
-    splits = candidate_splits(traced, 2)
-    found = strategies(traced.derived, node, traced.keys, splits)
-    letters = {s.split: _letter(s) for s in found if s.split and " x " not in s.split}
+    splits = {split.name: split for split in candidate_splits(traced, 2) if len(split.axes) == 1}
+    found = strategies(traced.derived, node, traced.keys, list(splits.values()))
+    letters = {splits[s.split].axes[0]: _letter(s) for s in found if s.split}
     operands = list(node.inputs())
     text = " ".join(_dims(traced, letters, value) or "()" for value in operands)
-    partial = ["".join("P" if state == PARTIAL else "." for state in s.inputs) for s in found if s.name.startswith("partial")]
+    partial = ["".join("P" if i == PARTIAL else "." for i in s.inputs) for s in found if s.name.startswith("partial")]
     read = {leaf for v in operands for leaf in traced.derived.leaves(v)}
     made = {leaf for v in node.outputs for leaf in traced.derived.leaves(v)} - read
     new = "".join(sorted(letters[traced.keys[leaf]] for leaf in made if traced.keys.get(leaf) in letters))

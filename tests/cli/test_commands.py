@@ -167,9 +167,16 @@ def test_our_own_faults_keep_their_traceback(axisplit_main, monkeypatch):
     assert "KeyError: 'a fault'" in ran.err
 
 
+SCRIPT = """
+import os, sys
+sys.stdout.write(f"{sys.argv[1:]} {os.environ['WORLD_SIZE']}\\n")
+sys.exit(int(sys.argv[2]))
+"""
+
+
 def test_run_gives_a_script_its_arguments_and_its_exit_code(axisplit_main, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import os, sys\nprint(sys.argv[1:], os.environ['WORLD_SIZE'])\nsys.exit(int(sys.argv[2]))\n")
+    script.write_text(SCRIPT)
     ran = axisplit_main("run", "--ranks", "2", script, "--code", "0", "--help")
     assert ran.code == 0
     assert ran.out == "['--code', '0', '--help'] 2\n" * 2

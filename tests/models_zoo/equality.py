@@ -1,6 +1,6 @@
-"""Whole model against ranks, without any of `axisplit.verify`: run both, keep every floating-point output, compare.
+"""Whole model against ranks, without `axisplit.verify`: run both, keep every floating-point output, compare.
 
-A model that generates runs a prompt and then greedy steps with the cache that it made itself; on a rank that cache holds
+A model that generates runs a prompt and then greedy steps with the cache that it made itself; on a rank that cache is
 the rank's part, and only what is fed back in (tokens, masks) and what comes out is compared.
 """
 
@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
-from models_zoo.tiny import Tiny
 from torch import Tensor, nn
 
 from axisplit import Plan
@@ -22,6 +21,7 @@ from axisplit.proof.numbers import Widened
 from axisplit.runtime.groups import Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import unregister
+from models_zoo.tiny import Tiny
 
 TOLERANCE = 1e-10  # of the largest output, in float64: 2**-53 times some thousand roundings is 1e-13
 Outputs = dict[str, Tensor]
@@ -81,7 +81,9 @@ def tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from tensors(item, f"{path}.{index}")
 
 
-def on_ranks(plan: Plan, model: nn.Module, fn: Callable[[nn.Module], T], mode: Any = nullcontext) -> list[tuple[T, float]]:
+def on_ranks(
+    plan: Plan, model: nn.Module, fn: Callable[[nn.Module], T], mode: Any = nullcontext
+) -> list[tuple[T, float]]:
     """(`fn` of its part, bytes it sent) for every simulated rank."""
 
     def rank(group: Group) -> tuple[T, float]:
@@ -97,7 +99,8 @@ def on_ranks(plan: Plan, model: nn.Module, fn: Callable[[nn.Module], T], mode: A
 
 def worst_difference(plan: Plan, model: nn.Module, fn: Callable[[nn.Module], Outputs]) -> float:
     """Largest difference between whole and any rank in float64, over the largest output; the same outputs, shapes and
-    tokens are asserted."""
+    tokens are asserted.
+    """
     wide = copy.deepcopy(model).double()
     with Widened():
         whole = fn(wide)

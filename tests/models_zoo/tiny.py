@@ -1,11 +1,12 @@
-"""Tiny, randomly initialised models of every kind that must come out equal, their inputs, and what an expert would move.
+"""Tiny, randomly initialised models that must come out equal, their inputs, and what an expert would move.
 
 `build(name)` gives a model whose every parameter counts: biases and norm weights differ from 0 and 1, so that a bias
 added twice or a norm skipped shows. `expert` is the number of collectives of one forward pass that a plan written by
 hand issues:
 
-    one after attention and one after the MLP of each layer (one for both where they run side by side), one after a split
-    embedding, one for split logits; one more for each mean over split heads (olmo2's q and k norms).
+    one after attention and one after the MLP of each layer (one for both where they run side by side), one after a
+    split embedding, one for split logits; one more for each mean over split heads (olmo2's q and k norms), and for low-rank
+    projections that are split with the embedding in front of them (deepseek_v3's first layer).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,7 +35,8 @@ class Tiny:
     expert: int
     split: float = 0.95
     steps: int = 0  # greedy decode steps with the model's own cache
-    captured: bool = False
+    captured: bool = False  # whether a module runs a captured program
+    over: float = 1.0  # bytes, of the expert's, where more is known
 
 
 def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -45,7 +48,7 @@ def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
             if "A_log" in name or name.endswith(".D"):
                 parameter.add_(0.05 * noise)
             elif parameter.ndim < 2:
-                parameter.add_(0.1 * noise)
+                parameter.copy_(parameter.round() + 0.1 * noise)  # near 0 or 1, whatever the initial value
             elif parameter.ndim == 3 and "expert" in name:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
             else:
@@ -95,7 +98,7 @@ class CrossAttention(nn.Module):
 
 def mlp(*widths: int) -> nn.Module:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
@@ -175,7 +178,13 @@ def speech(batch: int, length: int) -> Inputs:
 
 
 def llama(heads: int = HEADS, kv_heads: int = 2, width: int = WIDTH) -> Callable[[], nn.Module]:
-    fields = {**GATED, "intermediate_size": 2 * width, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": width}
+    fields = {
+        **GATED,
+        "intermediate_size": 2 * width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "hidden_size": width,
+    }
     return hf("LlamaForCausalLM", "LlamaConfig", **fields)
 
 
@@ -187,53 +196,188 @@ ZOO: dict[str, Tiny] = {
     "mlp": Tiny(lambda: mlp(48, 96, 24), lambda b, s: (floats(b, s, 48),), 1),
     "mlp odd": Tiny(lambda: mlp(33, 67, 21), lambda b, s: (floats(b, s, 33),), 1),
     "mlp 5": Tiny(lambda: mlp(48, 96, 48, 96, 48, 96), lambda b, s: (floats(b, s, 48),), 3),
-    "encoder layer": Tiny(encoder_layer(True, False), lambda b, s: (floats(b, s, WIDTH),), 2),
-    "encoder layer, norm first": Tiny(encoder_layer(True, True), lambda b, s: (floats(b, s, WIDTH),), 2),
-    "encoder layer, sequence first": Tiny(encoder_layer(False, False), lambda b, s: (floats(s, b, WIDTH),), 2),
-    "encoder layer, both": Tiny(encoder_layer(False, True), lambda b, s: (floats(s, b, WIDTH),), 2),
-    "self attention": Tiny(SelfAttention, lambda b, s: (floats(b, s, WIDTH),), 2),
-    "cross attention": Tiny(CrossAttention, lambda b, s: (floats(b, s, WIDTH), floats(b, s + 3, 40)), 1),
+    "encoder layer": Tiny(encoder_layer(True, False), lambda b, s: (floats(b, s, WIDTH),), 2, captured=True),
+    "encoder layer, norm first": Tiny(encoder_layer(True, True), lambda b, s: (floats(b, s, WIDTH),), 2, captured=True),
+    "encoder layer, sequence first": Tiny(
+        encoder_layer(False, False), lambda b, s: (floats(s, b, WIDTH),), 2, captured=True
+    ),
+    "encoder layer, both": Tiny(encoder_layer(False, True), lambda b, s: (floats(s, b, WIDTH),), 2, captured=True),
+    "self attention": Tiny(SelfAttention, lambda b, s: (floats(b, s, WIDTH),), 2, captured=True),
+    "cross attention": Tiny(CrossAttention, lambda b, s: (floats(b, s, WIDTH), floats(b, s + 3, 40)), 1, captured=True),
     "conv net": Tiny(conv_net, lambda b, s: (floats(b, 3, s, s),), 2),
     "llama": causal(llama(), 6),
     "llama 1 kv": causal(llama(kv_heads=1), 6),
     "llama 9 heads": causal(llama(9, 3, 144), 6),
-    "gpt2": causal(hf("GPT2LMHeadModel", "GPT2Config", vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
-                      n_positions=64, bos_token_id=1, eos_token_id=2), 6),
-    "bert": Tiny(hf("BertForMaskedLM", "BertConfig", **COMMON, intermediate_size=FFN), tokens, 6),
-    "bloom": causal(hf("BloomForCausalLM", "BloomConfig", vocab_size=VOCAB, hidden_size=WIDTH, n_layer=LAYERS, n_head=HEADS,
-                       bos_token_id=1, eos_token_id=2), 6),
-    "falcon, multi query": causal(hf("FalconForCausalLM", "FalconConfig", **COMMON, multi_query=True, bias=True), 4),
-    "falcon, new": causal(hf("FalconForCausalLM", "FalconConfig", **COMMON, new_decoder_architecture=True, num_kv_heads=2,
-                             bias=True), 4),
-    "gpt_neox": causal(hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN, use_parallel_residual=True), 4),
-    "gpt_neox, in turn": causal(hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN,
-                                   use_parallel_residual=False), 6),
+    "gpt2": causal(
+        hf(
+            "GPT2LMHeadModel",
+            "GPT2Config",
+            vocab_size=VOCAB,
+            n_embd=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_positions=64,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        6,
+    ),
+    "bert": Tiny(hf("BertForMaskedLM", "BertConfig", **COMMON, intermediate_size=FFN), tokens, 6, split=0.94),
+    "bloom": causal(
+        hf(
+            "BloomForCausalLM",
+            "BloomConfig",
+            vocab_size=VOCAB,
+            hidden_size=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        6,
+    ),
+    "falcon, multi query": causal(
+        hf("FalconForCausalLM", "FalconConfig", **{**COMMON, "num_attention_heads": 8}, multi_query=True, bias=True), 4
+    ),
+    "falcon, new": causal(
+        hf("FalconForCausalLM", "FalconConfig", **COMMON, new_decoder_architecture=True, num_kv_heads=2, bias=True),
+        4,
+        over=1.25,
+    ),
+    "gpt_neox": causal(
+        hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN, use_parallel_residual=True), 4
+    ),
+    "gpt_neox, in turn": causal(
+        hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN, use_parallel_residual=False), 6
+    ),
     "opt": causal(hf("OPTForCausalLM", "OPTConfig", **COMMON, ffn_dim=FFN, word_embed_proj_dim=WIDTH), 6),
-    "t5": Tiny(hf("T5ForConditionalGeneration", "T5Config", vocab_size=VOCAB, d_model=WIDTH, d_kv=16, d_ff=FFN, num_layers=LAYERS,
-                  num_heads=HEADS, decoder_start_token_id=0), translation, 13, steps=3),
-    "bart": Tiny(hf("BartForConditionalGeneration", "BartConfig", **SEQ2SEQ), translation, 13,
-                 steps=3),
-    "mixtral": causal(hf("MixtralForCausalLM", "MixtralConfig", **GATED, num_local_experts=4, num_experts_per_tok=2), 6),
+    "t5": Tiny(
+        hf(
+            "T5ForConditionalGeneration",
+            "T5Config",
+            vocab_size=VOCAB,
+            d_model=WIDTH,
+            d_kv=16,
+            d_ff=FFN,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            decoder_start_token_id=0,
+        ),
+        translation,
+        13,
+        steps=3,
+    ),
+    "bart": Tiny(hf("BartForConditionalGeneration", "BartConfig", **SEQ2SEQ), translation, 13, steps=3),
+    "mixtral": causal(
+        hf("MixtralForCausalLM", "MixtralConfig", **GATED, num_local_experts=4, num_experts_per_tok=2), 6
+    ),
     "phi3": causal(hf("Phi3ForCausalLM", "Phi3Config", **GATED), 6),
     "qwen3": causal(hf("Qwen3ForCausalLM", "Qwen3Config", **GATED, head_dim=16), 6),
     "olmo2": causal(hf("Olmo2ForCausalLM", "Olmo2Config", **GATED), 10),
-    "gemma2": causal(hf("Gemma2ForCausalLM", "Gemma2Config", **{**GATED, "tie_word_embeddings": True}, head_dim=16,
-                        sliding_window=8, query_pre_attn_scalar=16), 6),
-    "mamba": causal(hf("MambaForCausalLM", "MambaConfig", vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS,
-                       state_size=8, time_step_rank=8, pad_token_id=0, bos_token_id=1, eos_token_id=2), 6),
-    "vit": Tiny(hf("ViTForImageClassification", "ViTConfig", hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-                   intermediate_size=FFN, image_size=32, patch_size=8, num_labels=10),
-                lambda b, s: {"pixel_values": floats(b, 3, 32, 32)}, 5),
-    "whisper": Tiny(hf("WhisperForConditionalGeneration", "WhisperConfig", **SEQ2SEQ, num_mel_bins=16, max_source_positions=24,
-                       max_target_positions=32, suppress_tokens=[], begin_suppress_tokens=[]),
-                    speech, 13, steps=3),
-    "deepseek_v3": causal(hf("DeepseekV3ForCausalLM", "DeepseekV3Config", **{**GATED, "num_key_value_heads": HEADS},
-                             moe_intermediate_size=32, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, n_group=1,
-                             topk_group=1, kv_lora_rank=16, q_lora_rank=24, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16,
-                             first_k_dense_replace=1), 6),
-    "gptj": causal(hf("GPTJForCausalLM", "GPTJConfig", vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64,
-                      rotary_dim=8, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False), 4),
-    "mpt": causal(hf("MptForCausalLM", "MptConfig", vocab_size=VOCAB, d_model=WIDTH, n_layers=LAYERS, n_heads=HEADS, max_seq_len=64,
-                     expansion_ratio=2), 6),
+    "gemma2": causal(
+        hf(
+            "Gemma2ForCausalLM",
+            "Gemma2Config",
+            **{**GATED, "tie_word_embeddings": True},
+            head_dim=16,
+            sliding_window=8,
+            query_pre_attn_scalar=16,
+        ),
+        6,
+    ),
+    "mamba": causal(
+        hf(
+            "MambaForCausalLM",
+            "MambaConfig",
+            vocab_size=VOCAB,
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            state_size=8,
+            time_step_rank=8,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        6,
+    ),
+    "vit": Tiny(
+        hf(
+            "ViTForImageClassification",
+            "ViTConfig",
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=FFN,
+            image_size=32,
+            patch_size=8,
+            num_labels=10,
+        ),
+        lambda b, s: {"pixel_values": floats(b, 3, 32, 32)},
+        5,
+    ),
+    "whisper": Tiny(
+        hf(
+            "WhisperForConditionalGeneration",
+            "WhisperConfig",
+            **SEQ2SEQ,
+            num_mel_bins=16,
+            max_source_positions=24,
+            max_target_positions=32,
+            suppress_tokens=[],
+            begin_suppress_tokens=[],
+        ),
+        speech,
+        13,
+        steps=3,
+    ),
+    "deepseek_v3": causal(
+        hf(
+            "DeepseekV3ForCausalLM",
+            "DeepseekV3Config",
+            **{**GATED, "num_key_value_heads": HEADS},
+            moe_intermediate_size=32,
+            n_routed_experts=4,
+            n_shared_experts=1,
+            num_experts_per_tok=2,
+            n_group=1,
+            topk_group=1,
+            kv_lora_rank=16,
+            q_lora_rank=24,
+            qk_rope_head_dim=8,
+            qk_nope_head_dim=16,
+            v_head_dim=16,
+            first_k_dense_replace=1,
+        ),
+        8,
+    ),
+    "gptj": causal(
+        hf(
+            "GPTJForCausalLM",
+            "GPTJConfig",
+            vocab_size=VOCAB,
+            n_embd=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_positions=64,
+            rotary_dim=8,
+            bos_token_id=1,
+            eos_token_id=2,
+            tie_word_embeddings=False,
+        ),
+        4,
+    ),
+    "mpt": causal(
+        hf(
+            "MptForCausalLM",
+            "MptConfig",
+            vocab_size=VOCAB,
+            d_model=WIDTH,
+            n_layers=LAYERS,
+            n_heads=HEADS,
+            max_seq_len=64,
+            expansion_ratio=2,
+        ),
+        6,
+    ),
     "cohere": causal(hf("CohereForCausalLM", "CohereConfig", **{**GATED, "tie_word_embeddings": True}), 4),
 }

@@ -6,7 +6,8 @@ start as leaves; all structure comes from the ops.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from axisplit.axes import rules
 from axisplit.axes.expression import Axes, Axis
@@ -24,9 +25,15 @@ class Derived:
     axes: Axes
     dims: dict[int, Dims]
     laws: list[Law]
+    memo: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False)  # what others work out of it, once
 
-    def leaves(self, value: int) -> set[Axis]:
-        return {leaf for axis in self.dims[value] for leaf in self.axes.leaves(axis)}
+    def leaves(self, value: int) -> frozenset[Axis]:
+        """The leaves that occur in a value's dims."""
+        key = ("leaves", value)
+        if key not in self.memo:
+            self.memo[key] = frozenset(leaf for axis in self.dims[value] for leaf in self.axes.leaves(axis))
+        found: frozenset[Axis] = self.memo[key]
+        return found
 
     def show(self, value: int) -> str:
         return "[" + ", ".join(self.axes.show(axis) for axis in self.dims[value]) + "]"
@@ -49,5 +56,14 @@ def derive_axes(graph: Graph) -> Derived:
                 f"{node.name}: rule says {sizes}, op {graph.values[output].shape}"
             )
             dims[output] = found
+        law.whole = [*law.whole, *_new_axes(axes, view, law)]
         laws.append(law)
+    axes.freeze()
     return Derived(graph, axes, dims, laws)
+
+
+def _new_axes(axes: Axes, view: NodeView, law: Law) -> list[Axis]:
+    """Axes that the op makes, and that it cannot make in parts."""
+    known = {leaf for dims in (*view.operand_dims(), law.made) for axis in dims for leaf in axes.leaves(axis)}
+    made = (leaf for dims in law.outputs for axis in dims for leaf in axes.leaves(axis))
+    return [leaf for leaf in made if leaf.size > 1 and leaf not in known]

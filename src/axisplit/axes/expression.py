@@ -29,7 +29,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +55,7 @@ class Axes:
 
     def __init__(self) -> None:
         self._count = 0
+        self._known: dict[Axis, tuple[Axis, ...]] | None = None
         self._trail: list[tuple[Axis, Form, tuple[Axis, ...], Axis | None]] = []
 
     # --- making ---------------------------------------------------------------------------------------------------
@@ -111,12 +112,21 @@ class Axes:
             return [segment for one in made for segment in self.segments(one)]  # 1 * (a + b) is a + b
         return [axis]
 
-    def leaves(self, axis: Axis) -> Iterator[Axis]:
+    def leaves(self, axis: Axis) -> tuple[Axis, ...]:
+        """The leaves of an axis in order, with repetitions."""
         axis = self.find(axis)
         if axis.form == "leaf":
-            yield axis
-        for part in axis.parts:
-            yield from self.leaves(part)
+            return (axis,)
+        found = None if self._known is None else self._known.get(axis)
+        if found is None:
+            found = tuple(leaf for part in axis.parts for leaf in self.leaves(part))
+            if self._known is not None:
+                self._known[axis] = found
+        return found
+
+    def freeze(self) -> None:
+        """Nothing is refined any more: what is read can be remembered."""
+        self._known = {}
 
     def show(self, axis: Axis) -> str:
         axis = self.find(axis)
@@ -155,6 +165,7 @@ class Axes:
         return True
 
     def _bind(self, axis: Axis, form: Form, parts: tuple[Axis, ...], bound: Axis | None) -> bool:
+        assert self._known is None, "the axes are frozen"
         self._trail.append((axis, axis.form, axis.parts, axis.bound))
         axis.form, axis.parts, axis.bound = form, parts, bound
         return True

@@ -6,6 +6,7 @@ A rule is applied to one node and answers with a `Law`: the dims of its outputs,
     reduce   splitting it leaves partial results that a sum over ranks completes
     whole    the op needs all of it
 
+Axes that first appear in the outputs are whole too (the op makes all of them), unless they are `made`.
 `linear` lists the groups of operands in which the op is linear: if all operands of one group are partial sums and the
 rest are whole, the output is a partial sum. `additive` operands are added after a reduction (a bias): where the op
 reduces a split axis they count once, on one rank only.
@@ -24,11 +25,11 @@ Dims = tuple[Axis, ...]
 
 
 class LocalSize(Protocol):
-    """A rank's part of an axis: how many indices, and for an axis held as one range, its first one."""
+    """A rank's part of an axis: how many indices, and its first one if they are one range."""
 
     def __call__(self, axis: Axis) -> int: ...
 
-    def start(self, axis: Axis) -> int: ...
+    def start(self, axis: Axis) -> int | None: ...
 
 
 @dataclass
@@ -48,6 +49,8 @@ class Law:
         default_factory=dict
     )  # argument -> when it changes nothing
     multiples: list[tuple[Axis, int]] = field(default_factory=list)  # parts the kernel takes only in multiples
+    made: list[Axis] = field(default_factory=list)  # new axes of the outputs of which a rank can make its part
+    fits: list[Callable[[LocalSize], bool]] = field(default_factory=list)  # what a rank's parts must satisfy
     reason: str = ""  # why axes are needed whole, in words
 
 

@@ -7,6 +7,7 @@ plan, verify      derived and proved now, or kept from an earlier run in which n
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def verify_once(source: ModelSource, checkpoint: Path, plan: Plan) -> KeptVerdic
         (directory / "verdict.json").write_text(json.dumps(verdict.to_json()))
         (directory / "verdict.txt").write_text(str(verdict), encoding="utf-8")
 
-    depends_on = {"contents": contents_digest(checkpoint), "plan": repr(plan), "sizes": sizes}
+    plan_digest = hashlib.sha256(repr(plan).encode()).hexdigest()
+    depends_on = {"contents": contents_digest(checkpoint), "plan": plan_digest, "sizes": sizes}
     directory, made = find_or_make("verdict", depends_on, build)
     text = (directory / "verdict.txt").read_text(encoding="utf-8")
     return KeptVerdict(text, json.loads((directory / "verdict.json").read_text()), made)

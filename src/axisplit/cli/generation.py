@@ -145,7 +145,13 @@ def plan_for(source: ModelSource, checkpoint: Path, ranks: int, num_tokens: int)
         with step(f"deriving the plan for {ranks} ranks"):
             model = source.build_meta()
             if not getattr(model, "can_generate", bool)():
-                raise InputError("this model does not generate text", where=source.name, got=type(model).__name__)
+                raise InputError(
+                    "this model does not generate text",
+                    where=source.name,
+                    got=type(model).__name__,
+                    needed="a causal language model",
+                    do="axisplit plan and axisplit verify take it",
+                )
             limit = getattr(getattr(model, "config", None), "max_position_embeddings", None) or seq
             inputs = example_inputs(model, 1, min(seq, limit))
             axisplit.plan(model, inputs, ranks=ranks, name=source.name).save(directory / "plan.json")

@@ -43,7 +43,7 @@ class Request:
 class RankReport:
     """What a rank did. Decode steps are those after the first new token, which prefill gives.
 
-    `idle_bytes` were resident before loading, `peak_bytes` at most; `private_bytes` is that without shared and file pages.
+    `idle_bytes` were resident before loading, `peak_bytes` at most; `private_bytes` is that without file pages.
     """
 
     token_ids: list[int]

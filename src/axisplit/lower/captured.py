@@ -11,7 +11,7 @@ A module can be captured if what goes in and out are tensors and plain data (no 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ import torch
 from axisplit.axes.expression import Axes, Axis
 from axisplit.capture.graph import Call, Graph, Node, Opaque, Ref, refs
 from axisplit.capture.provenance import Dim, Expression, Operation, TracedInt, apply_operator
+from axisplit.capture.record import flat_integers
 from axisplit.errors import LoweringError
 from axisplit.lower.decision import Decision
 from axisplit.runtime import collectives
@@ -164,7 +165,36 @@ class _Builder:
         for position, rewrite in law.rewrites.items():
             if position < len(arguments):
                 arguments[position] = rewrite(local)
-        return tuple(arguments)
+        numbers = list(flat_integers((tuple(arguments), node.kwargs)))
+        for position, expression in node.traced:
+            followed = self._followed(expression, local)
+            if position < len(numbers) and followed is not None and followed == numbers[position]:
+                numbers[position] = followed
+        return tuple(_refilled(arguments, iter(numbers)))
+
+    def _followed(self, expression: Expression | int, local: _Symbolic) -> int | None:
+        """What Python computed from tensors' sizes, as a size that follows the inputs' own; None if it does not."""
+        if isinstance(expression, Dim):
+            return local(self.decision.search.derived.dims[expression.value][expression.position])
+        if not isinstance(expression, Operation):
+            return expression if isinstance(expression, int) else None
+        operands = []
+        for operand in expression.operands:
+            followed = self._followed(operand, local)
+            if followed is None:
+                return None
+            operands.append(followed)
+        traced = tuple(x.expression if isinstance(x, TracedInt) else x for x in operands)
+        return TracedInt(apply_operator(expression.symbol, operands), Operation(expression.symbol, traced))
+
+
+def _refilled(tree: Any, numbers: Iterator[int]) -> Any:
+    """The tree with its integers (booleans are none) exchanged for the given ones, in order."""
+    if isinstance(tree, int) and not isinstance(tree, bool):
+        return next(numbers)
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_refilled(item, numbers) for item in tree)
+    return tree
 
 
 class _Symbolic:

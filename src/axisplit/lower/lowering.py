@@ -16,6 +16,7 @@ from axisplit.capture.graph import Frame, Graph, build_uses
 from axisplit.capture.provenance import Attribute
 from axisplit.capture.record import Recorder, fake_mode
 from axisplit.capture.trace import Captured, Inputs, run_phases, shadow_copy
+from axisplit.errors import CollectiveError
 from axisplit.lower.apply import Installable, apply_captured, apply_edits, apply_places, sites_of, take_shard
 from axisplit.lower.captured import capture_module, step_plan
 from axisplit.lower.decision import Decision
@@ -23,7 +24,8 @@ from axisplit.lower.edits import solve_edits
 from axisplit.lower.insert import can_insert, position_of, reachable
 from axisplit.lower.places import Place, Refusal, find_places
 from axisplit.proof.program import Mismatch, Walk
-from axisplit.runtime.groups import FakeGroup
+from axisplit.runtime.groups import FakeGroup, Group
+from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import CollectiveContext, registered
 from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
 from axisplit.solve.shards import local_ranges
@@ -179,12 +181,25 @@ def _why_whole(decision: Decision, value: int) -> str:
 def prove_programs(
     decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs
 ) -> list[Mismatch]:
-    """Trace every rank's lowered module and match its program. Ranks that hold the same shapes share a trace."""
+    """Trace every rank's lowered module and match its program. Ranks that hold the same shapes share a trace; where the
+    path depends on values, all run, and communicate.
+    """
     found: list[Mismatch] = []
-    for rank in _distinct_ranks(plan):
-        mismatch = prove_rank(decision, plan, captured, model, inputs, rank)
+
+    def prove(group: Group) -> None:
+        mismatch = prove_rank(decision, plan, captured, model, inputs, group)
         if mismatch is not None:
             found.append(mismatch)
+
+    if captured.fake:
+        for rank in _distinct_ranks(plan):
+            prove(FakeGroup(rank, plan.ranks))
+        return found
+    try:
+        simulate(plan.ranks, prove)
+    except CollectiveError:
+        if not found:  # else it is but the others, who wait for the rank that broke
+            raise
     return found
 
 
@@ -203,10 +218,10 @@ def _distinct_ranks(plan: Installable) -> list[int]:
 
 
 def prove_rank(
-    decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs, rank: int
+    decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs, group: Group
 ) -> Mismatch | None:
-    """Trace one rank's lowered module on fake tensors and match it with the split of the whole program."""
-    mode = fake_mode() if captured.fake else None
+    """Trace one rank's lowered module, on fake tensors if the whole was, and match it with the split of the whole."""
+    rank, mode = group.rank, fake_mode() if captured.fake else None
     shards = {p.name: p for p in plan.parameters}
 
     def convert(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -215,12 +230,12 @@ def prove_rank(
         return torch.empty(shards[name].local_shape(rank), dtype=tensor.dtype)
 
     local_model = shadow_copy(model, convert, mode, captured.folds)
-    key = f"proof-{rank}"
+    key = "proof"  # alike on all ranks
     apply_edits(local_model, plan, rank)
     apply_captured(local_model, plan, rank, key)
     apply_places(local_model, plan, key)
     recorder = Recorder()
-    with registered(key, CollectiveContext(FakeGroup(rank, plan.ranks), sites_of(plan))):
+    with registered(key, CollectiveContext(group, sites_of(plan))):
         try:
             outputs = run_phases(local_model, inputs, recorder, mode, decision.graph.phases)
         except Exception as error:

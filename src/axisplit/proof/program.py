@@ -68,9 +68,7 @@ class Walk:
                 return self.mismatch
         if self.position != len(self.whole.nodes):
             missing = self.whole.nodes[self.position]
-            return Mismatch(
-                self.rank, missing.index, f"{missing.name} in {missing.module or 'the model'} is not issued"
-            )
+            return Mismatch(self.rank, missing.index, f"{_place(missing)} is not issued")
         return self._outputs(local)
 
     def _conversion(self, node: Node) -> None:
@@ -100,13 +98,15 @@ class Walk:
 
     def _step(self, node: Node, local: Graph) -> bool:
         if self.position >= len(self.whole.nodes):
-            return self._fail(None, f"{node.name} in {node.module} is issued after the whole program's end")
+            return self._fail(None, f"{_place(node)} is issued after the whole program's end")
         if node.op is not self.whole.nodes[self.position].op:
             self._skip_idle(node)
         whole = self.whole.nodes[self.position]
         self.position += 1
         if node.op is not whole.op:
-            return self._fail(whole, f"{node.name} is issued in {node.module} where {whole.name} belongs")
+            return self._fail(
+                whole, f"{node.name} is issued in {node.module or 'the model'} where {whole.name} belongs"
+            )
         strategy = self.decision.strategy(whole)
         operands = list(zip(whole.inputs(), node.inputs(), strict=False))
         if len(list(whole.inputs())) != len(list(node.inputs())):
@@ -117,7 +117,7 @@ class Walk:
                 self.bind(value, WHOLE, given)
             if (value, wanted) not in self.whole_of[given]:
                 found = ", ".join(f"%{v} in {s}" for v, s in self.whole_of[given]) or "no value of the split program"
-                return self._fail(whole, f"{node.name} in {node.module} reads {found}, needed %{value} in {wanted}")
+                return self._fail(whole, f"{_place(node)} reads {found}, needed %{value} in {wanted}")
         if not self._same_arguments(whole, node):
             return False
         return self._bind_outputs(whole, node, local)
@@ -155,21 +155,21 @@ class Walk:
         idle = self.decision.without_effect(whole, self.rank)
         for name, left in wanted.items():
             if name not in idle and not _same(left, given[name]):
-                return self._fail(whole, f"{node.name} in {node.module} has {name} {given[name]}, needed {left}")
+                return self._fail(whole, f"{_place(node)} has {name} {given[name]}, needed {left}")
         return True
 
     def _bind_outputs(self, whole: Node, node: Node, local: Graph) -> bool:
         if len(whole.outputs) != len(node.outputs):
-            return self._fail(whole, f"{node.name} in {node.module} has {len(node.outputs)} results")
+            return self._fail(whole, f"{_place(node)} has {len(node.outputs)} results")
         strategy = self.decision.strategy(whole)
         looks_up = any(state[0] == "I" for state in strategy.inputs)
         for value, made, state in zip(whole.outputs, node.outputs, strategy.outputs, strict=True):
             shape = self.decision.local_shape(value, state, self.rank)
             found = local.values[made].shape
             if shape != found:
-                return self._fail(whole, f"{node.name} in {node.module} makes {list(found)}, needed {list(shape)}")
+                return self._fail(whole, f"{_place(node)} makes {list(found)}, needed {list(shape)}")
             if self.whole.values[value].dtype != local.values[made].dtype:
-                return self._fail(whole, f"{node.name} in {node.module} makes another dtype")
+                return self._fail(whole, f"{_place(node)} makes another dtype")
             self.bind(value, "looked up" if looks_up else state, made)
         return True
 
@@ -183,6 +183,10 @@ class Walk:
     def _fail(self, node: Node | None, reason: str) -> bool:
         self.mismatch = Mismatch(self.rank, None if node is None else node.index, reason)
         return False
+
+
+def _place(node: Node) -> str:
+    return f"{node.name} in {node.module or 'the model'}"
 
 
 _ORDER_KEEPING = {"unsqueeze", "squeeze", "view", "reshape", "expand", "flatten", "unflatten", "_unsafe_view"}

@@ -9,12 +9,13 @@ import torch
 
 from axisplit.capture.trace import Inputs, capture
 from axisplit.errors import ProofError
-from axisplit.lower.lowering import prove_programs
+from axisplit.lower.decision import Decision
+from axisplit.lower.lowering import Lowered, plan_parameters, prove_programs
 from axisplit.lower.planning import decision_of
 from axisplit.lower.unfold import refold
 from axisplit.proof.numbers import Numbers, measure
 from axisplit.proof.program import Mismatch
-from axisplit.solve.plan import Plan
+from axisplit.solve.plan import ParameterPlan, Plan
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Proof:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`equal` is None where no numbers were run (a config alone); errors are absolute, in the model's own dtype."""
+    """`equal` is None where no numbers were run (a config alone); errors are absolute, in the model's own dtype, and None
+    where a mismatch came first.
+    """
 
     equal: bool | None
     max_error: float | None
@@ -68,17 +71,37 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
     """
     captured = capture(model, inputs)
     decision = decision_of(plan, captured)
-    mismatches = tuple(prove_programs(decision, refold(plan, captured.folds), captured, model, inputs))
+    lowered = refold(plan, captured.folds)
+    mismatches = (*misheld(decision, lowered), *prove_programs(decision, lowered, captured, model, inputs))
     laws = decision.search.derived.laws
     stated = sum(law.family != "unknown" for law in laws)
     proof = Proof(len(laws), 0 if mismatches else stated, plan.assumed)
+    if mismatches:  # such a program need not even run
+        return Verdict(False, None, None, None, proof, None, mismatches)
     if any(p.is_meta for p in model.parameters()):
-        return Verdict(None, None, None, None, proof, None, mismatches)
+        return Verdict(None, None, None, None, proof, None)
     numbers = measure(model, inputs, plan, decision.graph.phases)
     planned, observed = plan.comm_bytes_per_rank, max(numbers.comm_bytes)
     if decision.graph.phases == ("forward",) and abs(planned - observed) > 1e-6 * max(planned, 1.0):
         raise ProofError("the bytes that were sent are not those planned", got=f"{observed}", needed=f"{planned}")
-    equal = numbers.equal and not mismatches
     return Verdict(
-        equal, numbers.max_error, numbers.bound, numbers.exact_error, proof, numbers.control_caught, mismatches, numbers
+        numbers.equal, numbers.max_error, numbers.bound, numbers.exact_error, proof, numbers.control_caught, (), numbers
     )
+
+
+def misheld(decision: Decision, plan: Lowered) -> list[Mismatch]:
+    """Parameters held otherwise than the program was matched with: a trace sees shapes, not which indices they are."""
+    found = []
+    held = {p.name: p for p in plan.parameters}
+    for wanted in plan_parameters(decision)[0]:
+        given = held.get(wanted.name)
+        if given is None or (given.held, given.ranges) != (wanted.held, wanted.ranges):
+            reason = f"{wanted.name} is held {_in_words(given)}, needed {_in_words(wanted)}"
+            found.append(Mismatch(0, None, reason))
+    return found
+
+
+def _in_words(plan: ParameterPlan | None) -> str:
+    if plan is None:
+        return "nowhere"
+    return f"as {list(plan.ranges)}" if plan.held == "split" else plan.held

@@ -21,6 +21,7 @@ _WORDS = (
     (re.compile(r"mlp|ffn|feed_?forward|dense_?relu_?dense|intermediate|\bfc\d|\bw[io123]\b|\blin\d"), "ffn"),
     (re.compile(r"mixer|conv|mamba|ssm"), "channels"),
 )
+_TABLES = {"vocab", "positions", "token types"}
 
 
 class Blocks:
@@ -142,18 +143,18 @@ class Appearance:
 
 
 def axis_word(name: str, size: int, appearances: Sequence[Appearance]) -> str:
-    """A word for an axis: what all its parameters speak for; else its own short name.
+    """A word for an axis: what its parameters speak for, where none speaks against it; else its own short name.
 
     >>> axis_word("mlp.up.weight[0]", 8, [Appearance("mlp.up.weight", (0,), 8), Appearance("mlp.down.weight", (1,), 8)])
     'ffn'
     >>> axis_word("a.weight[1]", 8, [Appearance("a.weight", (1,), 8), Appearance("embed.weight", (1,), 8)])
-    'a[1]'
+    'hidden'
     """
-    words = {_word(appearance.parameter.lower()) for appearance in appearances}
-    word = words.pop() if len(words) == 1 else ""
+    words = {_word(appearance.parameter.lower()) for appearance in appearances} - {""}
     first_dims = all(appearance.dims == (0,) for appearance in appearances)
-    if word in ("vocab", "positions", "token types") and not first_dims:
-        word = "hidden"
+    if words and words <= _TABLES and not first_dims:
+        return "hidden"
+    word = words.pop() if len(words) == 1 else ""
     if word == "experts" and not first_dims:
         word = "ffn"
     if word == "heads" and all(appearance.length == size for appearance in appearances):

@@ -6,13 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 from axisplit.axes.derive import Derived
-from axisplit.axes.expression import Axis
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
 from axisplit.solve.problem import Conversion, Instance, Problem
 from axisplit.solve.shards import held_by, layout_of, local_length
 from axisplit.solve.splits import Split, make_split
 from axisplit.solve.states import PARTIAL, WHOLE, split_state, strategies
-from axisplit.solve.ties import Ties
+from axisplit.solve.ties import AxisKeys, Ties
 
 VARIANT_WEIGHT = 0.0  # masked variants of a phase must run, but are not what the bytes are minimised for
 LOCAL_STEP, MID_FORWARD = 0.1, 0.3  # efforts: a slice; a place that is not a module's input or output
@@ -34,7 +33,7 @@ class Search:
     counts: dict[int, int] = field(default_factory=dict)  # node -> how many it stands for, where a run was folded
 
     @property
-    def keys(self) -> dict[Axis, str]:
+    def keys(self) -> AxisKeys:
         return self.ties.axis
 
 
@@ -237,12 +236,15 @@ def conversion_bytes(search: Search, value: int, source: str) -> float:
 
 def share_bytes(search: Search, value: int, state: str) -> list[int]:
     """Bytes each rank holds of a value in a split state."""
-    derived, split = search.derived, search.splits[state[2:]]
-    shares = []
-    for rank in range(search.num_ranks):
-        held = held_by(split, search.keys, rank)
-        size = derived.graph.values[value].dtype.itemsize
-        for axis in derived.dims[value]:
-            size *= local_length(derived.axes, axis, held)
-        shares.append(size)
-    return shares
+    derived, split, key = search.derived, search.splits[state[2:]], ("shares", value, state)
+    if key not in derived.memo:
+        shares = []
+        for rank in range(search.num_ranks):
+            held = held_by(split, search.keys, rank)
+            size = derived.graph.values[value].dtype.itemsize
+            for axis in derived.dims[value]:
+                size *= local_length(derived.axes, axis, held)
+            shares.append(size)
+        derived.memo[key] = shares
+    found: list[int] = derived.memo[key]
+    return found

@@ -10,11 +10,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axes, Axis
 from axisplit.solve.splits import Range, Split
+from axisplit.solve.ties import AxisKeys
 
 
 def local_ranges(axes: Axes, axis: Axis, held: Mapping[Axis, Range]) -> list[Range]:
@@ -67,12 +70,52 @@ def local_length(axes: Axes, axis: Axis, held: Mapping[Axis, Range]) -> int:
     return result
 
 
-def held_by(split: Split, axis_keys: Mapping[Axis, str], rank: int) -> dict[Axis, Range]:
+@dataclass(frozen=True)
+class LocalPart:
+    """A rank's part of any axis, as rules ask for it (`law.LocalSize`)."""
+
+    axes: Axes
+    held: Mapping[Axis, Range]
+
+    def __call__(self, axis: Axis) -> int:
+        return local_length(self.axes, axis, self.held)
+
+    def start(self, axis: Axis) -> int | None:
+        ranges = local_ranges(self.axes, axis, self.held)
+        return ranges[0][0] if len(ranges) == 1 else None
+
+
+def self_products(derived: Derived, value: int) -> list[Axis]:
+    """Leaves that multiply with themselves in a value (`x + x.T`): parts of them cover only its diagonal."""
+    key = ("self products", value)
+    if key not in derived.memo:
+        counts: Counter[Axis] = Counter()
+        if sum(len(derived.axes.leaves(axis)) for axis in derived.dims[value]) > len(derived.leaves(value)):
+            for axis in derived.dims[value]:
+                counts.update(_occurrences(derived.axes, axis))
+        derived.memo[key] = [leaf for leaf, count in counts.items() if count > 1]
+    found: list[Axis] = derived.memo[key]
+    return found
+
+
+def _occurrences(axes: Axes, axis: Axis) -> Counter[Axis]:
+    """How often each leaf occurs in a product; of a sum's segments, the one in which it occurs most."""
+    axis = axes.find(axis)
+    if axis.form == "leaf":
+        return Counter([axis])
+    found: Counter[Axis] = Counter()
+    for part in axis.parts:
+        inner = _occurrences(axes, part)
+        found = found + inner if axis.form == "product" else found | inner
+    return found
+
+
+def held_by(split: Split, axis_keys: AxisKeys, rank: int) -> dict[Axis, Range]:
     """Leaf -> range, for one rank under one split."""
-    return {leaf: split.range_of(key, rank) for leaf, key in axis_keys.items() if key in split.axes}
+    return {leaf: split.range_of(key, rank) for key in split.axes for leaf in axis_keys.by_key[key]}
 
 
-def split_dims(derived: Derived, value: int, split: Split, axis_keys: Mapping[Axis, str]) -> list[int]:
+def split_dims(derived: Derived, value: int, split: Split, axis_keys: AxisKeys) -> list[int]:
     """The dims of a value that a split cuts."""
     return [
         position
@@ -82,17 +125,29 @@ def split_dims(derived: Derived, value: int, split: Split, axis_keys: Mapping[Ax
 
 
 def layout_of(
-    derived: Derived, value: int, split: Split, axis_keys: Mapping[Axis, str]
+    derived: Derived, value: int, split: Split, axis_keys: AxisKeys
 ) -> tuple[int, int, tuple[tuple[Range, ...], ...]] | None:
-    """(dim, period, ranges of every rank) of a value in state `S:split`; None if more than one dim is cut.
+    """(dim, period, ranges of every rank) of a value in state `S:split`; None where not just one dim is cut once.
 
     Outer factors that the split does not touch (a batch in front of the heads) repeat the pattern: they are not part
     of the period, so the layout holds for any batch.
     """
+    key = ("layout", value, split.name)
+    if key not in derived.memo:
+        derived.memo[key] = _layout_of(derived, value, split, axis_keys)
+    found: tuple[int, int, tuple[tuple[Range, ...], ...]] | None = derived.memo[key]
+    return found
+
+
+def _layout_of(
+    derived: Derived, value: int, split: Split, axis_keys: AxisKeys
+) -> tuple[int, int, tuple[tuple[Range, ...], ...]] | None:
     dims = split_dims(derived, value, split, axis_keys)
     if len(dims) != 1:
         return None
     (dim,) = dims
+    if any(axis_keys.get(leaf) in split.axes for leaf in self_products(derived, value)):
+        return None
     axes, factors = derived.axes, derived.axes.factors(derived.dims[value][dim])
     while len(factors) > 1 and not any(axis_keys.get(leaf) in split.axes for leaf in axes.leaves(factors[0])):
         factors.pop(0)

@@ -16,7 +16,9 @@ from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axis
 from axisplit.axes.law import Law
 from axisplit.capture.graph import Node
+from axisplit.solve.shards import LocalPart, held_by, local_length, self_products
 from axisplit.solve.splits import Split
+from axisplit.solve.ties import AxisKeys
 
 WHOLE, PARTIAL = "R", "P"
 
@@ -36,7 +38,7 @@ class Strategy:
     split: str = ""  # the split under which the op runs on parts, "" if none
 
 
-def strategies(derived: Derived, node: Node, axis_keys: dict[Axis, str], splits: list[Split]) -> list[Strategy]:
+def strategies(derived: Derived, node: Node, axis_keys: AxisKeys, splits: list[Split]) -> list[Strategy]:
     """All legal ways to run a node."""
     law = derived.laws[node.index]
     operands = list(node.inputs())
@@ -44,11 +46,12 @@ def strategies(derived: Derived, node: Node, axis_keys: dict[Axis, str], splits:
     there = [_keys(derived, derived.dims[v], axis_keys) for v in node.outputs]
     whole = _keys(derived, law.whole, axis_keys)
     reduced = _keys(derived, law.reduce, axis_keys)
+    whole |= _keys(derived, [a for v in (*operands, *node.outputs) for a in self_products(derived, v)], axis_keys)
     found = [Strategy("whole", (WHOLE,) * len(operands), (WHOLE,) * len(node.outputs))]
     touched = set().union(*here, *there)
     for split in splits:
         axes = set(split.axes)
-        if not axes & touched or axes & whole:
+        if not axes & touched or axes & whole or not _fits(derived, law, split, axis_keys, bool(reduced & axes)):
             continue
         strategy = _split_strategy(law, split, axes, here, there, reduced & axes)
         if strategy is not None:
@@ -76,7 +79,7 @@ def _split_strategy(
     if not reduced:
         outputs = tuple(state if keys & axes else WHOLE for keys in there)
         return Strategy(f"split {split.name}", tuple(inputs), outputs, split.name)
-    if any(keys & axes for keys in there) or not _covers(split, reduced):
+    if any(keys & axes for keys in there):
         return None
     if law.lookup is not None:
         inputs[1] = f"I:{split.name}"
@@ -84,14 +87,24 @@ def _split_strategy(
     return Strategy(f"split {split.name}", tuple(inputs), (output,) * len(there), split.name)
 
 
-def _covers(split: Split, axes: set[str]) -> bool:
-    """Whether the ranks' ranges of just these axes still count every index once (no two ranks hold the same)."""
-    held = [
-        tuple(split.range_of(axis, rank) for axis in split.axes if axis in axes) for rank in range(len(split.boxes))
-    ]
-    return len(set(held)) == len(held)
+def _fits(derived: Derived, law: Law, split: Split, axis_keys: AxisKeys, reduces: bool) -> bool:
+    """Whether every rank's part of the op is an instance of the op, and (where it reduces) counts every index once."""
+    if not law.fits and not reduces:
+        return True
+    counted, total = 0, 1
+    for axis in law.reduce:
+        total *= axis.size
+    for rank in range(len(split.boxes)):
+        held = held_by(split, axis_keys, rank)
+        if not all(fits(LocalPart(derived.axes, held)) for fits in law.fits):
+            return False
+        count = 1
+        for axis in law.reduce:
+            count *= local_length(derived.axes, axis, held)
+        counted += count
+    return counted == total or not reduces
 
 
-def _keys(derived: Derived, axes: Sequence[Axis], axis_keys: dict[Axis, str]) -> set[str]:
+def _keys(derived: Derived, axes: Sequence[Axis], axis_keys: AxisKeys) -> set[str]:
     found = {axis_keys.get(leaf) for axis in axes for leaf in derived.axes.leaves(axis)}
     return {key for key in found if key is not None}

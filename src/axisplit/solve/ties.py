@@ -10,10 +10,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axis
 from axisplit.capture.graph import Graph
+
+
+class AxisKeys(dict[Axis, str]):
+    """Leaf -> key, and back."""
+
+    @cached_property
+    def by_key(self) -> dict[str, list[Axis]]:
+        """Key -> its leaves."""
+        found: dict[str, list[Axis]] = defaultdict(list)
+        for leaf, key in self.items():
+            found[key].append(leaf)
+        return found
 
 
 @dataclass
@@ -22,7 +35,7 @@ class Ties:
 
     node: list[str]
     value: dict[int, str]
-    axis: dict[Axis, str]  # leaves that occur in parameters
+    axis: AxisKeys  # leaves that occur in parameters
     axis_name: dict[str, str]
     parameter: dict[int, str]
 
@@ -100,7 +113,7 @@ def _node_keys(graph: Graph, canonical: dict[str, str]) -> list[str]:
     return keys
 
 
-def _axis_keys(derived: Derived, parameter: dict[int, str]) -> tuple[dict[Axis, str], dict[str, str]]:
+def _axis_keys(derived: Derived, parameter: dict[int, str]) -> tuple[AxisKeys, dict[str, str]]:
     """Leaves keyed by where they occur in parameters, under canonical names; the first occurrence names them."""
     occurrences: dict[Axis, set[tuple[str, int, int]]] = defaultdict(set)
     for value, name in parameter.items():
@@ -108,7 +121,7 @@ def _axis_keys(derived: Derived, parameter: dict[int, str]) -> tuple[dict[Axis, 
             for position, leaf in enumerate(derived.axes.leaves(axis)):
                 if leaf.size > 1:
                     occurrences[leaf].add((name, dim, position))
-    keys = {leaf: repr(sorted(found)) for leaf, found in occurrences.items()}
+    keys = AxisKeys({leaf: repr(sorted(found)) for leaf, found in occurrences.items()})
     names = {}
     for leaf, found in occurrences.items():
         name, dim, position = min(found)

@@ -1,7 +1,7 @@
 """Products that sum over shared indices, written as einsum specifications.
 
-A letter is an index; one that is missing from the result is summed over (reduce); a capital is needed whole; `...`
-stands for leading broadcast dims. Operands behind `+` are added to the result.
+A letter is an index; one that is missing from the result is summed over (reduce); `...` stands for broadcast dims,
+summed over as well where the result has none. Operands behind `+` are added to the result.
 
     linear   x[..., k] w[n, k] + b[n] -> [..., n]
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from axisplit.axes.expression import Axis
 from axisplit.axes.law import Dims, Law, NodeView, rule
-from axisplit.axes.rules.pointwise import broadcast
+from axisplit.axes.rules.pointwise import broadcast, joined_shape
 from axisplit.capture.graph import Ref
 
 SPECIFICATIONS = {
@@ -21,14 +21,14 @@ SPECIFICATIONS = {
     "dot": "k,k->",
     "vdot": "k,k->",
     "outer": "i,j->ij",
-    "bilinear": "...a,nab,...b->...n + n",
+    "bilinear": "...a,...b,nab->...n + n",
 }
 
 
 def contract(view: NodeView, spec: str, operands: list[Ref], added: list[Ref]) -> Law:
     """Apply an einsum specification to operands (and operands that are added to the result)."""
     left, right = spec.split("->")
-    result = right.partition("+")[0]
+    front, kept, back = right.partition("+")[0].strip().partition("...")
     letters: dict[str, Axis] = {}
     refused: list[Axis] = []
     batch: list[Dims] = []
@@ -41,22 +41,19 @@ def contract(view: NodeView, spec: str, operands: list[Ref], added: list[Ref]) -
             named += list(zip(tail, dims[len(dims) - len(tail) :], strict=True))
         for letter, axis in named:
             refused += _meet(view, letters, letter, axis)
-    shape = view.output_shapes()[0]
-    names = result.strip().replace("...", "")
-    batch_dims, failed = broadcast(view, batch, shape[: len(shape) - len(names)])
-    output = (*batch_dims, *(letters[letter] for letter in names))
-    refused += failed
+    batch_dims, refused_batch = broadcast(view, batch, joined_shape(batch))
+    refused += refused_batch
+    output = (*(letters[name] for name in front), *(batch_dims if kept else ()), *(letters[name] for name in back))
     for operand in added:
-        _, failed = broadcast(view, [output, view.dims(operand)], shape)
+        _, failed = broadcast(view, [output, view.dims(operand)], view.output_shapes()[0])
         refused += failed
-    reduced = [axis for letter, axis in letters.items() if letter.lower() not in result.lower()]
-    whole = [axis for letter, axis in letters.items() if letter.isupper()]
+    reduced = [axis for letter, axis in letters.items() if letter not in front + back]
+    reduced += () if kept else batch_dims
     positions = {id(operand): position for position, operand in enumerate(_refs(view))}
     linear = tuple(frozenset({positions[id(o)]}) for o in operands) if not added else ()
     additive = frozenset(positions[id(operand)] for operand in added)
     reason = "the same index letter meets two different indices" if refused else ""
-    reduced = [axis for axis in reduced if all(axis is not w for w in whole)]
-    return Law("contraction", [output], refused + whole, reduced, linear=linear, additive=additive, reason=reason)
+    return Law("contraction", [output], refused, reduced, linear=linear, additive=additive, reason=reason)
 
 
 def _meet(view: NodeView, letters: dict[str, Axis], letter: str, axis: Axis) -> list[Axis]:
@@ -87,6 +84,8 @@ def _refs(view: NodeView) -> list[Ref]:
 def by_specification(view: NodeView) -> Law:
     spec = SPECIFICATIONS[view.node.op._opname]
     refs = _refs(view)
+    if view.node.op._opname == "linear" and len(view.dims(refs[1])) == 1:
+        spec = "...k,k->..."
     count = spec.split("->")[0].count(",") + 1
     return contract(view, spec, refs[:count], refs[count:])
 
@@ -98,7 +97,7 @@ def added_product(view: NodeView) -> Law:
     return contract(view, specs[view.node.op._opname], factors, [bias])
 
 
-@rule("matmul", "__matmul__")
+@rule("matmul")
 def matmul(view: NodeView) -> Law:
     """Numpy's matmul: vectors lose their dim, leading dims broadcast."""
     left, right = _refs(view)
@@ -117,9 +116,7 @@ def einsum(view: NodeView) -> Law:
     if not arrow:
         names = left.replace(",", "").replace("...", "")
         right = "..." * ("..." in left) + "".join(sorted(c for c in set(names) if names.count(c) == 1))
-    law = contract(
-        view, f"{left.lower()}->{right.lower()}" if left.lower() == left else f"{left}->{right}", _refs(view), []
-    )
+    law = contract(view, f"{left}->{right}", _refs(view), [])
     if any(len(set(term.replace("...", ""))) != len(term.replace("...", "")) for term in left.split(",")):
         law.whole += [axis for dims in view.operand_dims() for axis in dims]
         law.reason = "a diagonal is taken"
@@ -137,7 +134,7 @@ def grouped_mm(view: NodeView) -> Law:
     law = contract(view, "tk,ekn->tn", [rows, weights], [])
     experts = view.dims(weights)[0]
     law.reduce = [axis for axis in law.reduce if axis is not experts]
-    law.whole += [experts, *(axis for ref in _refs(view)[2:] for axis in view.dims(ref))]
+    law.whole += [experts, view.dims(rows)[0], *(axis for ref in _refs(view)[2:] for axis in view.dims(ref))]
     law.reason = "rows are assigned to experts by the data"
     step = 16 // view.dtype_bytes(rows)  # the kernel wants rows of 16 bytes
     law.multiples = [(axis, step) for axis in (*view.dims(rows)[1:], *view.dims(weights)[1:])]

@@ -27,9 +27,8 @@ def convolution(view: NodeView) -> Law:
     ok = axes.unify_all([(a, b) for a, b in pairs if a.size != 1])
     output = (*batch, produced, *view.fresh(shape[len(batch) + 1 :]))
     whole = [*x[len(batch) + 1 :], *w[2:]]
-    law = Law(
-        "convolution", [output], whole if ok else [*whole, channels, w[0], w[1]], reason="windows of it are taken"
-    )
+    odd = [] if ok else [channels, w[0], w[1], *(view.dims(bias) if isinstance(bias, Ref) else ())]
+    law = Law("convolution", [output], whole + odd, reason="windows of it are taken")
     law.reduce = [inner] if inner.size > 1 else []
     if isinstance(bias, Ref):
         law.additive = frozenset({2})

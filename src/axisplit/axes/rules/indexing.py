@@ -17,6 +17,7 @@ def embedding(view: NodeView) -> Law:
     """Weight [v, h], ids [...] -> [..., h]; ids outside a rank's part of v give zeros there: partial sums."""
     table, ids = view.dims(0), view.dims(1)
     law = Law("indexing", [(*ids, table[1])], lookup=table[0], reduce=[table[0]])
+    law.fits = [lambda local: local.start(table[0]) is not None]
     padding = int(view.argument("padding_idx"))
     if padding >= 0:
         law.rewrites[view.position("padding_idx")] = lambda local: _local_row(padding, table[0], local)
@@ -25,8 +26,8 @@ def embedding(view: NodeView) -> Law:
 
 def _local_row(row: int, axis: Axis, local: LocalSize) -> int:
     """A row number in the rank's part of the table, -1 (none) if it is not there."""
-    inside = row - local.start(axis)
-    return inside if 0 <= inside < local(axis) else -1
+    start = local.start(axis)
+    return row - start if start is not None and 0 <= row - start < local(axis) else -1
 
 
 @rule("index_select")
@@ -77,7 +78,7 @@ def _constant_run(view: NodeView, indices: list[Ref | None], dims: Dims) -> Law 
     if pieces is None:
         return None
     before, inside, after = pieces
-    whole = [inside, after if numbers[0] < 0 else before]
+    whole = [inside, after if numbers[0] < 0 else before, *view.dims(chosen[0][1])]
     return Law("indexing", [(*dims[:dim], inside, *dims[dim + 1 :])], whole, linear=(frozenset({0}),), reason=REASON)
 
 
@@ -89,7 +90,7 @@ def _masked(view: NodeView) -> Law:
     """Boolean masks: how many elements come out depends on the data; masked dims are whole, trailing ones pass."""
     dims, (shape,) = view.dims(0), view.output_shapes()
     masks = view.argument(1)
-    used = sum(len(view.dims(m)) if m is not None else 1 for m in masks)
+    used = sum(len(view.dims(m)) if m is not None and _is_mask(view, m) else 1 for m in masks)
     rest = dims[used:]
     output = (*view.fresh(shape[: len(shape) - len(rest)]), *rest)
     whole = list(dims[:used]) + [a for m in masks if m is not None for a in view.dims(m)]
@@ -99,22 +100,26 @@ def _masked(view: NodeView) -> Law:
 @rule("gather", "take_along_dim")
 def gather(view: NodeView) -> Law:
     name = "index" if view.has("index") else "indices"
-    dims, picked = view.dims(0), view.dims(name)
+    dims, picked, (shape,) = view.dims(0), view.dims(name), view.output_shapes()
+    if view.argument("dim") is None:  # of the flattened tensor
+        return Law("indexing", [picked], list(dims), linear=(frozenset({0}),), reason=REASON)
     dim = view.dim(view.argument("dim"), len(dims))
     whole: list[Axis] = [dims[dim]]
     for d, (axis, other) in enumerate(zip(dims, picked, strict=True)):
         if d != dim and (axis.size != other.size or not view.axes.unify(axis, other)):
             whole += [axis, other]
-    return Law("indexing", [picked], whole, linear=(frozenset({0}),), reason=REASON)
+    output = tuple(a if a.size == size else view.axes.leaf(size) for a, size in zip(picked, shape, strict=True))
+    return Law("indexing", [output], whole, linear=(frozenset({0}),), reason=REASON)
 
 
 @rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(view: NodeView) -> Law:
     dims, picked = view.dims(0), view.dims("index")
     dim = view.dim(view.argument("dim"), len(dims))
-    whole: list[Axis] = [dims[dim], picked[dim]]
+    whole: list[Axis] = [dims[dim]]
     others = [picked] + [view.dims(r) for r in (view.argument(3),) if isinstance(r, Ref)]
     for other in others:
+        whole.append(other[dim])
         for d, (axis, index_axis) in enumerate(zip(dims, other, strict=True)):
             if d != dim and (axis.size != index_axis.size or not view.axes.unify(axis, index_axis)):
                 whole += [axis, index_axis]

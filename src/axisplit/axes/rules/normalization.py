@@ -20,43 +20,54 @@ from axisplit.axes.rules.pointwise import broadcast
     "argsort",
     "topk",
     "kthvalue",
-    "renorm",
     "glu",
-    "softmin",
     "special_softmax",
     "special_log_softmax",
     "msort",
 )
 def along_dim(view: NodeView) -> Law:
     dims, shapes = view.dims(0), view.output_shapes()
-    dim = view.dim(view.argument("dim") if view.has("dim") else -1, len(dims))
-    outputs = [
-        tuple(a if d != dim or a.size == s[d] else view.axes.leaf(s[d]) for d, a in enumerate(dims)) for s in shapes
-    ]
+    dim = view.dim(view.argument("dim") if view.has("dim") else 0, len(dims))
+    outputs = [(*dims[:dim], *view.fresh(s[dim : dim + len(s) - len(dims) + 1]), *dims[dim + 1 :]) for s in shapes]
     return Law("normalization", outputs, [dims[dim]] if dims else [], reason=f"{view.node.op._opname} needs all of it")
+
+
+@rule("renorm")
+def renorm(view: NodeView) -> Law:
+    """Every slice along a dim is scaled by its own norm: that dim passes, the others are normalised over."""
+    dims = view.dims(0)
+    dim = view.dim(view.argument("dim"), len(dims))
+    whole = [axis for d, axis in enumerate(dims) if d != dim]
+    return Law("normalization", [dims], whole, reason="it is normalised over")
 
 
 @rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
 def layer_norm(view: NodeView) -> Law:
     dims = view.dims(0)
     count = len(view.argument("normalized_shape"))
+    whole = list(dims[-count:])
     for operand in view.operand_dims()[1:]:
         for axis, parameter in zip(dims[-count:], operand, strict=True):
-            view.axes.unify(axis, parameter)
-    outputs = [dims if len(s) == len(dims) and s[-1] == dims[-1].size else view.fresh(s) for s in view.output_shapes()]
-    return Law("normalization", outputs, list(dims[-count:]), reason="it is normalised over")
+            whole += () if view.axes.unify(axis, parameter) else (parameter,)
+    shape, *statistics = view.output_shapes()
+    outputs = [dims, *((*dims[:-count], *view.fresh(s[len(dims) - count :])) for s in statistics)]
+    assert shape == tuple(axis.size for axis in dims)
+    return Law("normalization", outputs, whole, reason="it is normalised over")
 
 
 @rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(view: NodeView) -> Law:
-    """Statistics for each channel on its own: channels pass."""
+    """Statistics for each channel on its own: channels pass. Those of the batch itself (in training) need all of it."""
     dims = view.dims(0)
     refused = [
         a for o in view.operand_dims()[1:] if len(o) == 1 and not view.axes.unify(dims[1], o[0]) for a in (dims[1], *o)
     ]
     shapes = view.output_shapes()
     outputs = [dims if len(s) == len(dims) else (dims[1],) if s == (dims[1].size,) else view.fresh(s) for s in shapes]
-    return Law("normalization", outputs, refused)
+    own = next((name for name in ("training", "use_input_stats") if view.has(name)), None)
+    if own is not None and view.argument(own):
+        refused += dims[2:] if own == "use_input_stats" else (dims[0], *dims[2:])
+    return Law("normalization", outputs, refused, reason="it is normalised over" if refused else "")
 
 
 @rule("group_norm", "native_group_norm")
@@ -67,14 +78,19 @@ def group_norm(view: NodeView) -> Law:
     groups, members = view.axes.leaf(count), view.axes.leaf(dims[1].size // count)
     ok = view.axes.unify(dims[1], view.axes.product([groups, members]))
     ok = ok and view.axes.unify_all([(dims[1], o[0]) for o in view.operand_dims()[1:] if o[0].size == dims[1].size])
-    whole = [members, *dims[2:]] if ok else list(dims)
-    outputs = [dims if len(s) == len(dims) else view.fresh(s) for s in view.output_shapes()]
+    whole = [members, *dims[2:]] if ok else [axis for operand in view.operand_dims() for axis in operand]
+    outputs = [dims, *((dims[0], groups) for _ in view.output_shapes()[1:])]
     law = Law("normalization", outputs, whole, reason="it is normalised over")
     law.rewrites[view.position(name)] = lambda local: local(groups)
+    if name == "group":  # native_group_norm is told the shape as well
+        law.rewrites |= {
+            view.position("N"): lambda local: local(dims[0]),
+            view.position("C"): lambda local: local(dims[1]),
+        }
     return law
 
 
-@rule("local_response_norm", "normalize", "cosine_similarity", "cdist", "cross_entropy_loss", "nll_loss", "nll_loss_nd")
+@rule("cosine_similarity", "cdist", "cross_entropy_loss", "nll_loss", "nll_loss_nd")
 def everything(view: NodeView) -> Law:
     whole = [axis for dims in view.operand_dims() for axis in dims]
     reason = f"{view.node.op._opname} relates all of it"

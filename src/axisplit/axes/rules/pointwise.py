@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from axisplit.axes.expression import Axis
 from axisplit.axes.law import Dims, Law, NodeView, rule
 from axisplit.capture.graph import Ref
@@ -48,7 +50,6 @@ UNARY = [
     "mish",
     "nan_to_num",
     "polygamma",
-    "positive",
     "reciprocal",
     "relu",
     "relu6",
@@ -63,12 +64,10 @@ UNARY = [
     "sinh",
     "softplus",
     "softshrink",
-    "softsign",
     "sqrt",
     "square",
     "tan",
     "tanh",
-    "tanhshrink",
     "threshold",
     "trunc",
     "silu",
@@ -86,26 +85,16 @@ UNARY = [
     "real",
     "imag",
     "to",
-    "float",
-    "half",
-    "double",
-    "bfloat16",
-    "int",
-    "long",
-    "bool",
     "type_as",
     "_to_copy",
     "fill",
     "zero",
-    "bernoulli",
     "conj",
     "rrelu",
     "zeros_like",
     "ones_like",
     "full_like",
     "empty_like",
-    "rand_like",
-    "randn_like",
 ]
 BINARY = [
     "atan2",
@@ -151,11 +140,7 @@ BINARY = [
     "masked_fill",
     "addcmul",
     "addcdiv",
-    "prelu",
-    "huber_loss",
-    "mse_loss",
     "copy",
-    "equal",
     "heaviside",
     "float_power",
 ]
@@ -177,6 +162,13 @@ def broadcast(view: NodeView, operands: list[Dims], shape: tuple[int, ...]) -> t
         else:
             result.append(facing[0])
     return tuple(result), refused
+
+
+def joined_shape(operands: Sequence[Dims]) -> tuple[int, ...]:
+    """The shape that operands broadcast to."""
+    count = max((len(dims) for dims in operands), default=0)
+    facing = ([dims[len(dims) - back].size for dims in operands if len(dims) >= back] for back in range(count, 0, -1))
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in facing)
 
 
 def pointwise(view: NodeView, *, linear: tuple[frozenset[int], ...] = ()) -> Law:
@@ -204,14 +196,14 @@ def dropout(view: NodeView) -> Law:
     return pointwise(view, linear=(frozenset({0}),) if idle else ())
 
 
-@rule("add", "sub", "subtract", "rsub", "__add__", "__radd__")
+@rule("add", "sub", "subtract", "rsub")
 def addition(view: NodeView) -> Law:
     """Linear in both together. A number added is added once, not once for each rank, so then it is not linear."""
     tensors = isinstance(view.argument(0), Ref) and isinstance(view.argument(1), Ref)
     return pointwise(view, linear=(frozenset(range(len(view.operands))),) if tensors else ())
 
 
-@rule("mul", "multiply", "__mul__", "__rmul__")
+@rule("mul", "multiply")
 def multiplication(view: NodeView) -> Law:
     return pointwise(view, linear=tuple(frozenset({i}) for i in range(len(view.operands))))
 
@@ -221,3 +213,23 @@ def division(view: NodeView) -> Law:
     """Linear in the dividend, unless the quotient is rounded."""
     exact = not view.has("rounding_mode") or view.argument("rounding_mode") is None
     return pointwise(view, linear=(frozenset({0}),) if exact and isinstance(view.argument(0), Ref) else ())
+
+
+@rule("prelu")
+def prelu(view: NodeView) -> Law:
+    """A slope for each channel (dim 1), or one for all."""
+    dims, slope = view.dims(0), view.dims(1)
+    channels = [(dims[1], axis) for axis in slope if axis.size != 1]
+    refused = [axis for pair in channels if not view.axes.unify(*pair) for axis in pair]
+    return Law("pointwise", [dims], refused, reason="the slopes count other channels" if refused else "")
+
+
+@rule("mse_loss", "huber_loss")
+def loss(view: NodeView) -> Law:
+    """Element by element, then nothing (0), the mean (1) or the sum (2) of all."""
+    reduction = view.argument("reduction")
+    if reduction == 0:
+        return pointwise(view)
+    dims, refused = broadcast(view, view.operand_dims(), joined_shape(view.operand_dims()))
+    reason = "two different indices meet element by element" if refused else ""
+    return Law("reduction", [()], refused, reduce=list(dims), mean=reduction == 1, reason=reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from axisplit.axes.expression import Axis
 from axisplit.axes.law import Dims, Law, NodeView, rule
+from axisplit.axes.rules.pointwise import pointwise
 
 LINEAR = (frozenset({0}),)
 
@@ -33,7 +34,13 @@ def total(view: NodeView) -> Law:
     gone = reduced_dims(view)
     reduce = [view.dims(0)[d] for d in gone]
     mean = view.node.op._opname == "mean"
-    return Law("reduction", [_remaining(view, gone)], reduce=reduce, mean=mean, linear=LINEAR)
+    return Law(
+        "reduction",
+        [_remaining(view, gone)],
+        reduce=reduce,
+        mean=mean,
+        linear=LINEAR if view.node.op._opname != "nansum" else (),
+    )
 
 
 @rule(
@@ -55,20 +62,14 @@ def total(view: NodeView) -> Law:
     "linalg_vector_norm",
     "norm",
     "count_nonzero",
-    "nonzero_numpy",
     "mode",
     "aminmax",
     "frobenius_norm",
 )
 def non_additive(view: NodeView) -> Law:
     """Reductions that a sum over ranks does not complete: the reduced dims are needed whole."""
-    if len(view.operands) > 1:
-        return Law(
-            "reduction",
-            [view.fresh(s) for s in view.output_shapes()],
-            [a for d in view.operand_dims() for a in d],
-            reason="compared element by element",
-        )
+    if len(view.operands) > 1:  # the larger or smaller of two, element by element
+        return pointwise(view)
     gone = reduced_dims(view)
     outputs = [_remaining(view, gone)] * len(view.output_shapes())
     name = view.node.op._opname

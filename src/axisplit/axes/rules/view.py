@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from axisplit.axes.expression import Axis
 from axisplit.axes.law import Dims, Law, LocalSize, NodeView, rule
+from axisplit.axes.rules.pointwise import broadcast
 from axisplit.capture.graph import Ref
 
 LINEAR = (frozenset({0}),)
@@ -26,6 +28,8 @@ def reshape(view: NodeView) -> Law:
         if not view.axes.unify(view.axes.product(inputs), view.axes.product(made)):
             refused += inputs
         output += made
+    if len(view.operands) > 1:  # view_as
+        refused += [x for pair in zip(output, view.dims(1), strict=True) if not view.axes.unify(*pair) for x in pair]
     law = Law("view", [tuple(output)], refused, linear=LINEAR)
     law.reason = "the new shape cuts across the structure of the dim" if refused else ""
     for name in ("size", "shape", "sizes"):
@@ -36,6 +40,16 @@ def reshape(view: NodeView) -> Law:
                 dims = dims[start : start + len(given)]
             law.rewrites[view.position(name)] = _local_shape(given, dims)
     return law
+
+
+@rule("view.dtype")
+def reinterpret(view: NodeView) -> Law:
+    """The same bytes as another type: the last dim is whole where its size changes."""
+    dims, (shape,) = view.dims(0), view.output_shapes()
+    if shape == tuple(axis.size for axis in dims):
+        return Law("view", [dims])
+    last = view.axes.leaf(shape[-1])
+    return Law("view", [(*dims[:-1], last)], [dims[-1]], reason="its bytes are read as another type")
 
 
 def _local_shape(given: Sequence[int], dims: Dims) -> Callable[[LocalSize], list[int]]:
@@ -116,19 +130,25 @@ def squeeze(view: NodeView) -> Law:
     chosen = [chosen] if isinstance(chosen, int) else chosen
     gone = {view.dim(d, len(dims)) for d in chosen}
     kept = tuple(axis for d, axis in enumerate(dims) if d not in gone or axis.size != 1)
-    return Law("view", [kept], linear=LINEAR)
+    longer = [dims[d] for d in gone if dims[d].size != 1]
+    law = Law("view", [kept], linear=LINEAR)
+    law.fits = [lambda local: all(local(axis) != 1 for axis in longer)]  # a part of one index would go as well
+    return law
 
 
 @rule("expand", "expand_as", "broadcast_to")
 def expand(view: NodeView) -> Law:
-    """A dim of size 1 becomes a new axis, the same value at every index."""
+    """A dim of size 1 becomes a new axis (or that of the tensor it is expanded as), the same value at every index."""
     dims, (shape,) = view.dims(0), view.output_shapes()
+    if not view.has("size"):
+        output, refused = broadcast(view, [dims, view.dims(1)], shape)
+        return Law("view", [output], refused, linear=LINEAR)
     padded = [None] * (len(shape) - len(dims)) + list(dims)
     output = tuple(
         axis if axis is not None and axis.size == size else view.axes.leaf(size)
         for axis, size in zip(padded, shape, strict=True)
     )
-    law = Law("view", [output], linear=LINEAR)
+    law = Law("view", [output], linear=LINEAR, made=list(output))
     if view.has("size"):
         law.rewrites[view.position("size")] = _local_shape(view.argument("size"), output)
     return law
@@ -140,8 +160,9 @@ def repeat(view: NodeView) -> Law:
     padded = [view.axes.leaf(1)] * (len(shape) - len(dims)) + list(dims)
     counts = [view.axes.leaf(size // axis.size) for axis, size in zip(padded, shape, strict=True)]
     output = tuple(view.axes.product([count, axis]) for count, axis in zip(counts, padded, strict=True))
-    law = Law("view", [output], linear=LINEAR)
-    law.rewrites[1] = lambda local: [local(count) for count in counts]
+    law = Law("view", [output], linear=LINEAR, made=counts)
+    given = counts[len(counts) - len(view.argument(1)) :]  # tile may name the last dims only
+    law.rewrites[1] = lambda local: [local(count) for count in given]
     return law
 
 
@@ -152,7 +173,7 @@ def repeat_interleave(view: NodeView) -> Law:
         return Law("view", [view.fresh(view.output_shapes()[0])], list(dims), reason="flattened before repeating")
     dim, count = view.dim(view.argument("dim"), len(dims)), view.axes.leaf(view.argument(1))
     dims[dim] = view.axes.product([dims[dim], count])
-    return Law("view", [tuple(dims)], linear=LINEAR, rewrites={1: lambda local: local(count)})
+    return Law("view", [tuple(dims)], linear=LINEAR, rewrites={1: lambda local: local(count)}, made=[count])
 
 
 # --- sums: cat, split, slice --------------------------------------------------------------------------------------
@@ -173,9 +194,9 @@ def cat(view: NodeView) -> Law:
         if position == dim:
             output.append(view.axes.sum(column))
             continue
-        if not view.axes.unify_all([(column[0], axis) for axis in column[1:]]):
-            refused += column
-        output.append(view.axes.leaf(shape[position]) if refused else column[0])
+        same = view.axes.unify_all([(column[0], axis) for axis in column[1:]])
+        refused += () if same else column
+        output.append(column[0])
     together = frozenset(i for i, value in enumerate(view.operands) if view.shape(Ref(value)) != (0,))
     law = Law("view", [tuple(output)], refused, linear=(together,))
     law.reason = "the joined tensors count different indices" if refused else ""
@@ -200,7 +221,8 @@ def cut_dim(view: NodeView, dim: int, sizes: list[int]) -> tuple[list[Axis] | No
     return (pieces, []) if pieces is not None else (None, [axis])
 
 
-def _split(view: NodeView, sizes: list[int], rewrites: dict[int, Any]) -> Law:
+def _split(view: NodeView, sizes: list[int], rewrites: dict[int, Any], local_sizes: Any = None) -> Law:
+    """Pieces of a dim. `local_sizes`: how the op cuts a rank's part of given length, where no argument says so."""
     dims = view.dims(0)
     dim = view.dim(view.argument("dim"), len(dims))
     pieces, whole = cut_dim(view, dim, sizes)
@@ -211,6 +233,8 @@ def _split(view: NodeView, sizes: list[int], rewrites: dict[int, Any]) -> Law:
     )
     if pieces is not None:
         law.rewrites = {position: make(pieces) for position, make in rewrites.items()}
+        if local_sizes is not None:
+            law.fits = [lambda local: (own := [local(piece) for piece in pieces]) == local_sizes(own)]
     return law
 
 
@@ -219,13 +243,30 @@ def split(view: NodeView) -> Law:
     dim = view.dim(view.argument("dim"), len(view.dims(0)))
     sizes = [shape[dim] for shape in view.output_shapes()]
     given = view.argument(1)
-    rewrites: dict[int, Any] = {}
-    if view.node.op._opname in ("split", "split_with_sizes", "unsafe_split"):
-        if isinstance(given, int):
-            rewrites[1] = lambda pieces: lambda local: local(pieces[0])
-        else:
-            rewrites[1] = lambda pieces: lambda local: [local(piece) for piece in pieces]
-    return _split(view, sizes, rewrites)
+    name = view.node.op._opname
+    if isinstance(given, Ref):
+        return _split(view, sizes, {}, lambda own: sizes)
+    if "chunk" in name:
+        return _split(view, sizes, {}, lambda own: _steps(sum(own), -(-sum(own) // given)))
+    if name == "tensor_split" and isinstance(given, int):
+        return _split(view, sizes, {}, lambda own: [(sum(own) + given - 1 - i) // given for i in range(given)])
+    if name == "tensor_split":
+        return _split(view, sizes, {1: lambda pieces: lambda local: _ends([local(p) for p in pieces])})
+    if isinstance(given, int):
+        return _split(
+            view, sizes, {1: lambda pieces: lambda local: local(pieces[0])}, lambda own: _steps(sum(own), own[0])
+        )
+    return _split(view, sizes, {1: lambda pieces: lambda local: [local(piece) for piece in pieces]})
+
+
+def _steps(size: int, step: int) -> list[int]:
+    """A length in steps, the last one shorter."""
+    return [min(step, size - start) for start in range(0, size, step)] if step else []
+
+
+def _ends(sizes: Sequence[int]) -> list[int]:
+    """Where pieces end, the last one's end left out."""
+    return list(accumulate(sizes))[:-1]
 
 
 @rule("slice")
@@ -269,12 +310,18 @@ def narrow(view: NodeView) -> Law:
     dims = view.dims(0)
     dim, start, length = view.dim(view.argument(1), len(dims)), view.argument(2), view.argument(3)
     if not isinstance(start, int):
-        return Law("view", [view.fresh(view.output_shapes()[0])], [dims[dim]], reason="a slice at a computed place")
+        output = (*dims[:dim], view.axes.leaf(length), *dims[dim + 1 :])
+        return Law("view", [output], [dims[dim]], linear=LINEAR, reason="a slice at a computed place")
+    backwards, start = start < 0, start % dims[dim].size if start else 0
     pieces, whole = cut_dim(view, dim, [start, length, dims[dim].size - start - length])
     middle = pieces[1] if pieces else view.axes.leaf(length)
     law = Law("view", [(*dims[:dim], middle, *dims[dim + 1 :])], whole, linear=LINEAR)
     if pieces:
-        law.rewrites = {2: lambda local: local(pieces[0]), 3: lambda local: local(pieces[1])}
+        before, inside, after = pieces
+        law.rewrites = {
+            2: lambda local: -local(inside) - local(after) if backwards else local(before),
+            3: lambda local: local(inside),
+        }
     return law
 
 
@@ -307,7 +354,10 @@ def reorder(view: NodeView) -> Law:
     dims = view.dims(0)
     chosen = view.argument("dims")
     chosen = [chosen] if isinstance(chosen, int) else chosen
-    whole = [dims[view.dim(d, len(dims))] for d in chosen] if chosen else list(dims)
+    turned = {view.dim(d, len(dims)) for d in chosen} or set(range(len(dims)))
+    whole = [dims[d] for d in sorted(turned)]
+    if view.node.op._opname == "rot90":  # its two dims may change places
+        dims = tuple(view.axes.leaf(s) if d in turned else dims[d] for d, s in enumerate(view.output_shapes()[0]))
     return Law("view", [dims], whole, linear=LINEAR, reason="its order is changed")
 
 

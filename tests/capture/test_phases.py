@@ -1,0 +1,113 @@
+"""Integers remember their attribute; models with a cache have phases; models that look at values say so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import axisplit
+from axisplit.capture.provenance import Attribute, Dim, TracedInt, set_attribute
+from axisplit.capture.trace import capture
+from models_zoo.small import Attention, Fused
+from models_zoo.tiny import ZOO, build, perturb
+
+
+def traced(graph, op: str) -> list[dict[int, str]]:
+    """For each such node: position of an integer -> attributes that it was computed from."""
+    return [
+        {position: "*".join(sorted(map(str, e.attributes()))) for position, e in node.traced}
+        for node in graph.nodes
+        if node.op._opname == op
+    ]
+
+
+def test_views_know_their_attributes():
+    graph = capture(Attention(), (torch.randn(2, 5, 32),)).graph
+    assert traced(graph, "view") == [{0: "", 1: "", 2: "num_heads", 3: "head_dim"}] * 3
+    (last,) = traced(graph, "reshape")
+    assert last == {0: "", 1: "", 2: "head_dim*num_heads"}
+    view = next(node for node in graph.nodes if node.op._opname == "view")
+    (source,) = view.inputs()
+    assert (dict(view.traced)[0], dict(view.traced)[1]) == (Dim(source, 0), Dim(source, 1))
+
+
+def test_two_attributes_of_one_value_stay_apart():
+    graph = capture(Fused(heads=4, kv_heads=4, width=32), (torch.randn(2, 5, 32),)).graph
+    assert [found[2] for found in traced(graph, "view")] == ["num_heads", "kv_heads", "kv_heads"]
+    (split,) = traced(graph, "split_with_sizes") or traced(graph, "split")
+    assert sorted(split.values()) == ["head_dim*kv_heads", "head_dim*kv_heads", "head_dim*num_heads"]
+
+
+def test_arithmetic_keeps_the_expression():
+    heads, width = Attribute("attention", "heads"), Attribute("attention", "width")
+    a, b = TracedInt(4, heads), TracedInt(64, width)
+    for number, at_2_and_48 in (
+        (b // a, 24), (a * 3, 6), (3 * a, 6), (b - a, 46), (100 - a, 98), (b % (a + 5), 6), (-a, -2), (130 // a, 65),
+    ):  # fmt: skip
+        assert number.expression.evaluate({heads: 2, width: 48}) == at_2_and_48
+    assert type(a * 0.5) is float
+    assert type(a * True) is int
+    with pytest.raises(ZeroDivisionError):
+        (b // a).expression.evaluate({heads: 0, width: 48})
+
+
+def test_an_attribute_is_set_in_a_copy_of_its_config():
+    class Config:
+        def __init__(self):
+            self.sizes, self.heads = (4, 6), 4
+
+    shared = Config()
+    model = nn.Sequential(nn.Identity(), nn.Identity())
+    model[0].config = model[1].config = shared
+    set_attribute(model, Attribute("0", "config.heads"), 2)
+    set_attribute(model, Attribute("0", "config.sizes.1"), 3)
+    assert (model[0].config.heads, model[0].config.sizes) == (2, (4, 3))
+    assert (shared.heads, shared.sizes) == (4, (4, 6))
+    assert model[1].config is shared
+
+
+@pytest.mark.parametrize(
+    ("name", "phases"),
+    [
+        ("llama", ("prefill", "decode", "prefill masked", "decode masked")),
+        ("t5", ("prefill", "decode", "prefill masked", "decode masked")),
+        ("mamba", ("prefill", "decode", "prefill masked", "decode masked")),
+        ("bert", ("forward",)),
+        ("vit", ("forward",)),
+    ],
+)
+def test_models_with_caches_have_phases(name, phases):
+    captured = capture(build(name), ZOO[name].inputs(2, 9))
+    assert captured.graph.phases == phases
+    assert captured.fake
+    for phase in phases:
+        assert any(path.startswith(f"{phase}:") for path, _ in captured.graph.outputs)
+
+
+class Routed(nn.Module):
+    """Python that looks at values: which rows go where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x):
+        if x.sum() > 0:
+            return self.down(self.up(x).relu())
+        return x
+
+
+def test_a_path_that_depends_on_data_is_said_to():
+    model = perturb(Routed())
+    plan = axisplit.plan(model, (torch.ones(3, 8),), ranks=2)
+    assert plan.assumed == ("traced on real values: the path taken depends on data",)
+    assert plan.split_fraction > 0.9
+    assert "depends on data" in str(plan)
+    verdict = axisplit.verify(model, (torch.ones(3, 8),), plan)
+    assert verdict.equal
+    assert verdict.proof.assumed == plan.assumed
+    with torch.device("meta"):
+        hollow = Routed()
+    with pytest.raises(Exception, match=r"(?i)data|meta|item"):
+        capture(hollow, (torch.empty(3, 8, device="meta"),))

@@ -1,0 +1,156 @@
+"""What the recorder writes down, run again op by op, gives what the module gives; so do writes through views."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import axisplit
+from axisplit.capture.graph import check_graph
+from axisplit.capture.record import IDENTITIES
+from axisplit.capture.trace import capture
+from capture.interpret import interpret
+from models_zoo.small import Attention, Fused, Mlp, Slopes
+from models_zoo.tiny import ZOO, build, perturb
+
+
+class Writes(nn.Module):
+    """In-place ops through views of views, on values and on slices; the input itself stays as it is."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x):
+        y = self.linear(x)
+        getattr(self, self.kind)(y)
+        return y.relu(), y.sum(-1)
+
+    def plain(self, y):
+        y.add_(1).mul_(2)
+
+    def slice(self, y):
+        y[:, 1:3] = y[:, :2] * 2
+
+    def column(self, y):
+        y[..., 2] *= 3
+
+    def reshaped(self, y):
+        y.view(-1, 2, 3)[:, 1].neg_()
+
+    def transposed(self, y):
+        y.transpose(0, 1)[1].fill_(7)
+
+    def permuted(self, y):
+        y.permute(2, 0, 1)[4].sub_(y.permute(2, 0, 1)[3])
+
+    def chunked(self, y):
+        y.unsqueeze(0)[0][1].clamp_(min=0)
+
+    def read_before_and_after(self, y):
+        row = y[0]
+        before = row + 1
+        y.mul_(2)
+        row.add_(before)  # `row` must be seen doubled here
+        y[1].copy_(row)
+
+    def read_again_and_again(self, y):
+        row = y[0]
+        for _ in range(3):
+            y.mul_(2)
+            y[1].add_(row)
+
+    def alias(self, y):
+        y.detach().add_(1)
+
+    def masked(self, y):
+        y.masked_fill_(y > 0.2, -1.0)
+
+    def squeezed(self, y):
+        y[:, :1].squeeze(1).exp_()
+
+
+KINDS = [name for name in vars(Writes) if name not in ("forward", "__init__") and not name.startswith("__")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_writes_through_views(kind):
+    model = perturb(Writes(kind))
+    x = (
+        torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+        .reshape(4, 6)[:, None]
+        .expand(4, 3, 6)
+        .contiguous()
+    )
+    graph = capture(model, (x,)).graph
+    check_graph(graph)
+    assert not [node for node in graph.nodes if node.op._opname.endswith("_") or node.op._opname in IDENTITIES]
+    found = interpret(graph, model, {"forward:0": x})
+    first, second = model(x)
+    torch.testing.assert_close(found["forward:0"], first)
+    torch.testing.assert_close(found["forward:1"], second)
+
+
+@pytest.mark.parametrize("kind", [Mlp, Attention, Slopes, Fused])
+def test_small_modules(kind):
+    model, width = perturb(kind()).eval(), {Mlp: 16, Fused: 48}.get(kind, 32)
+    x = torch.randn(2, 5, width)
+    graph = capture(model, {"x": x}).graph
+    assert graph.phases == ("forward",)
+    assert graph.assumed == ()
+    torch.testing.assert_close(interpret(graph, model, {"forward:x": x})["forward:0"], model(x))
+
+
+@pytest.mark.parametrize("name", ["encoder layer", "cross attention", "conv net", "bert", "vit"])
+def test_models(name):
+    model, inputs = build(name), ZOO[name].inputs(2, 9)
+    graph = capture(model, inputs).graph
+    named = dict(enumerate(inputs)) if isinstance(inputs, tuple) else inputs
+    found = interpret(graph, model, {f"forward:{key}": value for key, value in named.items()})
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            whole = model(*inputs) if isinstance(inputs, tuple) else model(**inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    whole = whole if isinstance(whole, torch.Tensor) else whole.logits
+    (logits,) = [v for k, v in found.items() if v.shape == whole.shape and ("logits" in k or len(found) == 1)]
+    torch.testing.assert_close(logits, whole)
+
+
+def test_a_model_is_left_as_it_was():
+    model = perturb(Fused()).eval()
+    before = {name: (id(p), p.clone()) for name, p in model.named_parameters()}
+    attributes = {k: (type(v), v) for k, v in vars(model).items() if not k.startswith("_")}
+    capture(model, (torch.randn(2, 5, 48),))
+    assert {k: (type(v), v) for k, v in vars(model).items() if not k.startswith("_")} == attributes
+    assert all(id(p) == before[n][0] and torch.equal(p, before[n][1]) for n, p in model.named_parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_parameters_need_no_data():
+    with torch.device("meta"):
+        model = Attention(4096, 32)
+    graph = capture(model, (torch.empty(1, 128, 4096, device="meta"),)).graph
+    assert graph.values[graph.parameters["q.weight"]].shape == (4096, 4096)
+
+
+class Unrepresentable(nn.Module):
+    def forward(self, x):
+        y = x + 1
+        y.unfold(0, 2, 1).mul_(2)
+        return y
+
+
+def test_errors():
+    model = Mlp()
+    with pytest.raises(axisplit.errors.InputError, match="inputs are not usable"):
+        capture(model, 3)
+    with pytest.raises(axisplit.errors.InputError):
+        axisplit.plan(model, (torch.randn(2, 16),), ranks=0)
+    with pytest.raises(axisplit.errors.InputError, match="number of ranks is missing"):
+        axisplit.plan(model, (torch.randn(2, 16),))
+    with pytest.raises(axisplit.errors.CaptureError, match=r"a write through the view op aten\.unfold"):
+        capture(Unrepresentable(), (torch.randn(4),))

@@ -1,0 +1,56 @@
+"""What real ranks run: module level, so that other processes find it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import axisplit
+from models_zoo.equality import Outputs, run
+from models_zoo.small import Attention, Mlp
+from models_zoo.tiny import ZOO, build, perturb
+
+
+def run_part(rank: int, world_size: int, name: str, plan_file: str, batch: int, length: int) -> Outputs:
+    """Outputs of this rank's part of a zoo model."""
+    model = axisplit.parallelize(build(name), axisplit.Plan.load(plan_file))
+    return run(model, ZOO[name], batch, length)
+
+
+def identities(rank: int, world_size: int, plan_file: str, x: torch.Tensor) -> dict[str, Any]:
+    """What stayed the same about a model whose optimizer and hooks were there before."""
+    model = perturb(Mlp())
+    before = dict(model.named_parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen: list[torch.Size] = []
+    model.down.register_forward_hook(lambda module, args, y: seen.append(y.shape))
+    made = axisplit.parallelize(model, axisplit.Plan.load(plan_file))
+    after = dict(made.named_parameters())
+    with torch.no_grad():
+        y = made(x)
+    return {
+        "same object": made is model,
+        "same names": list(before) == list(after),
+        "same parameters": all(before[name] is after[name] for name in before),
+        "same in the optimizer": all(
+            a is b for a, b in zip(optimizer.param_groups[0]["params"], after.values(), strict=True)
+        ),
+        "shapes": {name: tuple(p.shape) for name, p in after.items()},
+        "bias": after["down.bias"].detach().abs().max().item(),
+        "hook": [tuple(shape) for shape in seen],
+        "output": y,
+        "comm_bytes": made.axisplit_context.comm_bytes,
+    }
+
+
+def mismatches(rank: int, world_size: int, plan_file: str) -> list[str]:
+    """What `parallelize` says to a plan for other ranks, another model, and the same names in other shapes."""
+    plan = axisplit.Plan.load(plan_file)
+    texts = []
+    for model in (Mlp(), Attention(), Mlp(ffn=64)):
+        try:
+            axisplit.parallelize(model, plan)
+        except axisplit.errors.PlanMismatchError as error:
+            texts.append(str(error))
+    return texts

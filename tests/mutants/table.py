@@ -1,0 +1,210 @@
+"""The mutants: (file, old text, new text, tests that should notice). Each old text occurs once in its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.old.strip()!r} -> {self.new.strip()!r}"
+
+
+BROKEN = ("tests/proof/test_broken_plans.py",)
+NUMBERS = ("tests/proof/test_numbers.py", "-k", "verdicts or difference or perturbed or repeated")
+BOUND = ("tests/proof/test_numbers.py", "-k", "bound")
+EDITS = ("tests/lower/test_edits.py",)
+PLACES = ("tests/lower/test_places.py",)
+FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
+WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
+PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
+
+
+def zoo(*names: str) -> tuple[str, ...]:
+    """Whole models against ranks, and an expert's figures; a name is `model-ranks`."""
+    return tuple(f"tests/models_zoo/test_equal.py::test_equal_and_as_an_expert_would[{name}]" for name in names)
+
+
+MUTANTS: dict[str, list[Mutant]] = {
+    "capture": [
+        Mutant(
+            "capture/record.py",
+            "self._versions[key] = self._versions.get(key, 0) + 1",
+            "self._versions[key] = 1",
+            WRITES,
+        ),
+        Mutant(
+            "capture/record.py", "inverse = sorted(range(len(order)), key=order.__getitem__)", "inverse = order", WRITES
+        ),
+        Mutant("capture/record.py", 'if name in ("slice", "select"):', 'if name in ("slice",):', WRITES),
+        Mutant("capture/record.py", "if len(wanted) == len(given):", "if False:", PHASES),
+        Mutant(
+            "capture/provenance.py",
+            "left, right = (int(other), int(self)) if reflected",
+            "left, right = (int(self), int(other)) if reflected",
+            PHASES,
+        ),
+        Mutant(
+            "capture/provenance.py",
+            "operands = (theirs, mine) if reflected",
+            "operands = (mine, theirs) if reflected",
+            PHASES,
+        ),
+        Mutant("capture/provenance.py", "    copied = shallow_copy(holder)\n", "    copied = holder\n", PHASES),
+        Mutant("capture/trace.py", "found = [] if fake else", "found = [] if True else", PHASES),
+    ],
+    "lower": [
+        Mutant(
+            "lower/edits.py",
+            "known.setdefault(name, equation.value) != equation.value",
+            "known.setdefault(name, equation.value) < 0",
+            EDITS,
+        ),
+        Mutant(
+            "lower/edits.py", "edits.update({a: v for a, v in solution.items() if v != attributes[a]})", "pass", EDITS
+        ),
+        Mutant("lower/edits.py", "return equation.expression.evaluate(known) == equation.value", "return True", EDITS),
+        Mutant(
+            "lower/apply.py",
+            "return tensor.detach().clone() if rank == 0 else torch.zeros_like(tensor)",
+            "return tensor.detach().clone()",
+            EDITS,
+        ),
+        Mutant(
+            "lower/apply.py",
+            "part = torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0]",
+            "part = pieces[0]",
+            EDITS,
+        ),
+        Mutant("lower/apply.py", "return part.clone(memory_format=torch.contiguous_format)", "return part", PLACES),
+        Mutant("lower/places.py", 'steps.append(Site(f"{name}:sum", "all_reduce"))', "pass", PLACES),
+        Mutant("lower/places.py", 'steps.append(Site(f"{name}:first", "only_first"))', "pass", zoo("gpt2-2")),
+        Mutant(
+            "lower/places.py",
+            "if known is not None and known.steps != steps:",
+            "if False:",
+            zoo("falcon, new-2", "llama-2"),
+        ),
+        Mutant(
+            "lower/places.py",
+            'if source[0] == "M":\n            steps.append(Site(f"{name}:scale"',
+            'if False:\n            steps.append(Site(f"{name}:scale"',
+            zoo("olmo2-4"),
+        ),
+        Mutant("lower/insert.py", "changed.decorator_list = []", "pass", PLACES),
+        Mutant(
+            "lower/insert.py", "        if here and isinstance(visited, ast.AugAssign):", "        if False:", PLACES
+        ),
+        Mutant("lower/captured.py", "self._module.training != self._plan.training", "False", PLACES),
+        Mutant("lower/captured.py", "numbers[position] = followed", "pass", EDITS),
+        Mutant("lower/captured.py", '{"dict": {}}, [site.name]', "{}, [site.name]", EDITS),
+        Mutant(
+            "lower/captured.py",
+            "return TracedInt(axis.size, self._sizes[axis]) if axis in self._sizes else axis.size",
+            "return axis.size",
+            PLACES,
+        ),
+        Mutant("lower/lowering.py", "simulate(plan.ranks, prove)", "prove(FakeGroup(0, plan.ranks))", PHASES),
+    ],
+    "proof": [
+        Mutant(
+            "proof/program.py",
+            'if kind == "all_reduce" and state in (PARTIAL, "scaled"):',
+            'if kind == "all_reduce":',
+            BROKEN,
+        ),
+        Mutant("proof/program.py", "if (value, wanted) not in self.whole_of[given]:", "if False:", BROKEN),
+        Mutant("proof/program.py", "if name not in idle and not _same(left, given[name]):", "if False:", BROKEN),
+        Mutant("proof/program.py", "if (value, WHOLE) not in self.whole_of[given.get(path, -1)]:", "if False:", BROKEN),
+        Mutant(
+            "proof/verify.py",
+            "(given.held, given.ranges) != (wanted.held, wanted.ranges)",
+            "given.held != wanted.held",
+            BROKEN,
+        ),
+        Mutant(
+            "proof/verify.py",
+            "(given.held, given.ranges) != (wanted.held, wanted.ranges)",
+            "given.ranges != wanted.ranges",
+            BROKEN,
+        ),
+        Mutant("proof/verify.py", "abs(planned - observed) > 1e-6", "abs(planned - observed) > 1e6", BROKEN),
+        Mutant(
+            "proof/numbers.py",
+            "return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE",
+            "return self.exact_error <= EXACT_TOLERANCE",
+            NUMBERS,
+        ),
+        Mutant(
+            "proof/numbers.py",
+            "return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE",
+            "return self.max_error <= self.bound",
+            NUMBERS,
+        ),
+        Mutant("proof/numbers.py", "error <= CONTROL_FACTOR * self.bound", "error <= self.bound", NUMBERS),
+        Mutant("proof/numbers.py", "eps / 2 * length**0.5", "eps / 2 * length", NUMBERS),
+        Mutant("proof/numbers.py", "if gap.isnan().any():", "if False:", NUMBERS),
+        Mutant(
+            "proof/numbers.py",
+            "SAFETY, EXACT_TOLERANCE, CONTROL_FACTOR = 3, 8.0,",
+            "SAFETY, EXACT_TOLERANCE, CONTROL_FACTOR = 3, 0.01,",
+            BOUND,
+        ),
+    ],
+    "rules and solving": [
+        Mutant(
+            "solve/states.py",
+            "if not axes & touched or axes & whole or",
+            "if not axes & touched or",
+            zoo("encoder layer-2", "mlp 5-4"),
+        ),
+        Mutant(
+            "solve/states.py",
+            "elif position in law.additive and reduced:",
+            "elif position in law.additive:",
+            (*zoo("mlp-2"), *BROKEN),
+        ),
+        Mutant(
+            "solve/states.py", 'output = f"M:{split.name}" if law.mean else PARTIAL', "output = PARTIAL", zoo("olmo2-4")
+        ),
+        Mutant("solve/policy.py", "SMALL_FRACTION = 0.01", "SMALL_FRACTION = 0.6", zoo("mlp-2")),
+        Mutant(
+            "solve/policy.py",
+            "most = size * (1 + 1 / search.num_ranks) / 2",
+            "most = size",
+            zoo("llama 1 kv-4", "falcon, multi query-3"),
+        ),
+        Mutant(
+            "solve/policy.py",
+            "if forced is None or forced - now >= 0.999 * price > 0:",
+            "if True:",
+            zoo("mamba-3", "olmo2-4"),
+        ),
+        Mutant(
+            "solve/policy.py",
+            "if forced is None or forced - now >= 0.999 * price > 0:",
+            "if forced is None:",
+            zoo("llama 1 kv-4", "falcon, multi query-3"),
+        ),
+        Mutant(
+            "runtime/costs.py",
+            "return 2 * (num_ranks - 1) * size_bytes / num_ranks",
+            "return (num_ranks - 1) * size_bytes / num_ranks",
+            zoo("gpt2-2"),
+        ),
+        Mutant(
+            "runtime/lookup.py",
+            "local = torch.where((ids >= a) & (ids < b), ids - a + start, local)",
+            "local = torch.where((ids >= a) & (ids < b), ids - a, local)",
+            PLACES,
+        ),
+        Mutant("runtime/lookup.py", "start += b - a", "pass", PLACES),
+        Mutant("runtime/lookup.py", "owned |= (ids >= a) & (ids < b)", "owned |= (ids >= a) & (ids <= b)", PLACES),
+    ],
+}

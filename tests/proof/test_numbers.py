@@ -1,0 +1,78 @@
+"""The bound is larger than the error and far smaller than a mistake; the control can fail."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import axisplit
+from axisplit.proof.numbers import CONTROL_FACTOR, Numbers, Perturbed, difference, distinct_collectives
+from models_zoo.equality import tensors
+from models_zoo.tiny import ZOO, build
+
+
+def forward(model, inputs):
+    with torch.no_grad():
+        return dict(tensors(model(*inputs) if isinstance(inputs, tuple) else model(**inputs)))
+
+
+@pytest.mark.parametrize("name", ["mlp 5", "self attention", "gpt2"])
+def test_bound_between_rounding_and_mistakes(name):
+    model, inputs = build(name), ZOO[name].inputs(2, 9)
+    verdict = axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2))
+    whole = forward(model, inputs)
+    wide_inputs = tuple(x.double() for x in inputs) if isinstance(inputs, tuple) else inputs
+    true = forward(copy.deepcopy(model).double(), wide_inputs)
+    rounding = difference(whole, {name: x.float() for name, x in true.items()})
+    scale = max(float(x[x.isfinite()].abs().max()) for x in whole.values())
+    assert verdict.equal
+    assert verdict.control_caught
+    assert 0 < verdict.max_error <= verdict.bound
+    assert rounding <= verdict.bound <= 1e-4 * scale
+    assert min(verdict.numbers.control_errors.values()) > CONTROL_FACTOR * verdict.bound
+
+
+def test_verdicts_of_numbers():
+    numbers = Numbers(
+        exact_error=1e-13, max_error=1e-6, bound=2e-6, control_errors={"a": 1.0, "b": 3e-5}, comm_bytes=[]
+    )
+    assert numbers.equal
+    assert numbers.control_caught is True
+    assert replace(numbers, control_errors={"a": 1.0, "b": 1e-5}).control_caught is False
+    assert replace(numbers, control_errors={"a": float("nan")}).control_caught is True
+    assert replace(numbers, control_errors={}).control_caught is None
+    assert not replace(numbers, max_error=3e-6).equal
+    assert not replace(numbers, exact_error=1e-9).equal
+    assert not replace(numbers, max_error=float("nan")).equal
+
+
+def test_difference():
+    a = {"y": torch.tensor([1.0, float("inf"), float("nan"), -4.0])}
+    assert difference(a, a) == 0
+    assert difference(a, {"y": torch.tensor([1.5, float("inf"), float("nan"), -4.0])}) == 0.5
+    assert difference(a, {"y": torch.tensor([2.0, float("inf"), float("nan"), -4.0])}, relative=True) == 0.25
+    for other in ([1.0, 5.0, float("nan"), -4.0], [1.0, float("inf"), 0.0, -4.0], [1.0, float("inf"), float("nan")]):
+        assert difference(a, {"y": torch.tensor(other)}) == float("inf")
+    assert difference(a, {}) == float("inf")
+
+
+def test_perturbed_moves_a_product_by_its_rounding():
+    torch.manual_seed(0)
+    a, b = torch.randn(64, 1024), torch.randn(1024, 64)
+    with Perturbed(seed=0):
+        moved = a @ b
+    size = float((moved - a @ b).std())
+    expected = 2**-24 * 1024**0.5 * float((a @ b).square().mean().sqrt())
+    assert size == pytest.approx(expected, rel=0.1)
+
+
+def test_one_control_for_all_repeated_blocks():
+    plan = axisplit.plan(build("gpt2"), ZOO["gpt2"].inputs(2, 9), ranks=2)
+    found = distinct_collectives(plan)
+    assert sorted(len(sites) for sites in found.values()) == [1, 1, 2, 2]
+    assert sum(len(sites) for sites in found.values()) == sum(
+        s.kind in ("all_reduce", "all_gather") for p in plan.places for s in p.steps
+    )
