@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from axisplit.axes.expression import Axes, Axis
+from axisplit.axes.expression import Axis
 from axisplit.capture.graph import Graph, Node
 from axisplit.runtime.layout import Layout
 from axisplit.solve.build import Search
 from axisplit.solve.policy import Choice
-from axisplit.solve.shards import held_by, layout_of, local_length
+from axisplit.solve.shards import LocalPart, held_by, layout_of, local_length
 from axisplit.solve.splits import Range, Split
 from axisplit.solve.states import Strategy
 
@@ -111,7 +111,7 @@ class Decision:
         if not strategy.split:
             return node.args
         held = held_by(self.search.splits[strategy.split], self.search.keys, rank)
-        arguments, local = list(node.args), _Local(self.search.derived.axes, held)
+        arguments, local = list(node.args), LocalPart(self.search.derived.axes, held)
         for position, rewrite in law.rewrites.items():
             if position < len(arguments):
                 arguments[position] = rewrite(local)
@@ -121,19 +121,5 @@ class Decision:
         """Arguments of a node that change nothing on a rank's part."""
         strategy, law = self.strategy(node), self.search.derived.laws[node.index]
         held = held_by(self.search.splits[strategy.split], self.search.keys, rank) if strategy.split else {}
-        local = _Local(self.search.derived.axes, held)
+        local = LocalPart(self.search.derived.axes, held)
         return {name for name, idle in law.no_effect.items() if idle(local)}
-
-
-@dataclass(frozen=True)
-class _Local:
-    """What a rule asks of a rank's part of an axis."""
-
-    axes: Axes
-    held: dict[Axis, Range]
-
-    def __call__(self, axis: Axis) -> int:
-        return local_length(self.axes, axis, self.held)
-
-    def start(self, axis: Axis) -> int:
-        return self.held.get(self.axes.find(axis), (0, 0))[0]

@@ -5,8 +5,13 @@
     control  each distinct collective left out in turn: the error must exceed the bound by 10 times
 
 The bound is not a chosen constant: the whole model is run again with every reduction (matmul, attention, convolution,
-sum) perturbed by its own rounding error, u * sqrt(length) * rms, several times; the outputs move by what rounding moves
-them, and `bound` is a fixed multiple of the largest move.
+sum) perturbed by its own rounding error, several times; the outputs move by what rounding moves them, and `bound` is a
+fixed multiple of the largest move. A product of rows x and columns w of length n is off by about
+
+    u * sqrt(n) * sqrt(sum of (x_k * w_k)^2)
+
+element by element (a few huge activations must not blur the rest); where the terms are not at hand, the root mean
+square of the result's last dim stands for the second root. Each output has its own bound.
 Source of u * sqrt(length): Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (probabilistic rounding error analysis).
 """
 
@@ -36,13 +41,13 @@ Outputs = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Numbers:
-    """Largest absolute differences over all outputs and phases."""
+    """Absolute differences; `max_error` and `bound` are those of the output that comes closest to its own bound."""
 
     exact_error: float
     max_error: float
     bound: float
-    control_errors: dict[str, float]  # dropped collective -> error
-    comm_bytes: list[float]  # observed, one forward of the first phase, for each rank
+    control_errors: dict[str, float]  # dropped collective -> error of the output that notices most, in terms of `bound`
+    comm_bytes: list[float]  # observed in all phases together, for each rank
 
     @property
     def control_caught(self) -> bool | None:
@@ -72,38 +77,56 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def difference(left: Outputs, right: Outputs, relative: bool = False) -> float:
-    """Largest absolute difference (over the scale of the output if relative); infinite where outputs are missing, of
-    other shapes, or not numbers on one side only.
+    """Largest of `differences`."""
+    return max(differences(left, right, relative).values(), default=0.0)
+
+
+def differences(left: Outputs, right: Outputs, relative: bool = False) -> dict[str, float]:
+    """For each output the largest absolute difference (over its scale if relative); infinite where one is missing, of
+    another shape, or not a number on one side only.
     """
-    if left.keys() != right.keys():
+    names = left.keys() | right.keys()
+    return {n: _gap(left[n], right[n], relative) if n in left and n in right else float("inf") for n in sorted(names)}
+
+
+def _gap(a: torch.Tensor, b: torch.Tensor, relative: bool) -> float:
+    if a.shape != b.shape:
         return float("inf")
-    worst = 0.0
-    for name, a in left.items():
-        b = right[name]
-        if a.shape != b.shape:
-            return float("inf")
-        a, b = a.double(), b.double()
-        gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
-        if gap.isnan().any():
-            return float("inf")
-        largest = float(gap.max()) if gap.numel() else 0.0
-        finite = a[a.isfinite()].abs()
-        scale = float(finite.max()) if relative and finite.numel() else 1.0
-        worst = max(worst, largest / scale if scale else largest)
-    return worst
+    a, b = a.double(), b.double()
+    gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
+    if gap.isnan().any():
+        return float("inf")
+    largest = float(gap.max()) if gap.numel() else 0.0
+    finite = a[a.isfinite()].abs()
+    scale = float(finite.max()) if relative and finite.numel() else 1.0
+    return largest / scale if scale else largest
 
 
 def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> Numbers:
     """Run everything of this file's header on simulated ranks, in the given phases."""
     whole = run_all(model, inputs, only)
     parts, sent = run_ranks(model, inputs, plan, only)
-    error = max(difference(whole, part) for part in parts)
-    bound = rounding_bound(model, inputs, whole, only)
+    bounds = rounding_bounds(model, inputs, whole, only)
+    errors = _worst([differences(whole, part) for part in parts])
+    nearest = max(errors, key=lambda name: (_ratio(errors, bounds, name), errors[name]), default="")
+    error, bound = errors.get(nearest, 0.0), bounds.get(nearest, 0.0)
     controls = {}
     for name, sites in distinct_collectives(plan).items():
         dropped, _ = run_ranks(model, inputs, plan, only, drop=sites)
-        controls[name] = max(difference(whole, part) for part in dropped)
+        missing = _worst([differences(whole, part) for part in dropped])
+        most = max((_ratio(missing, bounds, output) for output in missing), default=0.0)
+        controls[name] = most * bound if bound else max(missing.values(), default=0.0)
     return Numbers(exact_error(model, inputs, plan, only), error, bound, controls, sent)
+
+
+def _worst(found: list[dict[str, float]]) -> dict[str, float]:
+    """For each output the largest over ranks."""
+    return {name: max(one.get(name, float("inf")) for one in found) for name in set().union(*found)}
+
+
+def _ratio(errors: dict[str, float], bounds: dict[str, float], name: str) -> float:
+    bound = bounds.get(name, 0.0)
+    return errors[name] / bound if bound else float("inf") if errors[name] else 0.0
 
 
 def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
@@ -152,16 +175,16 @@ def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sites) for name, sites in found.items()}
 
 
-def rounding_bound(model: torch.nn.Module, inputs: Inputs, whole: Outputs, only: tuple[str, ...]) -> float:
-    """How far the outputs move when every reduction is off by its own rounding error."""
-    worst = 0.0
+def rounding_bounds(model: torch.nn.Module, inputs: Inputs, whole: Outputs, only: tuple[str, ...]) -> dict[str, float]:
+    """How far each output moves when every reduction is off by its own rounding error."""
+    moves = []
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused block hides the reductions inside it
     for draw in range(DRAWS):
         with Perturbed(seed=draw):
-            worst = max(worst, difference(whole, run_all(model, inputs, only)))
+            moves.append(differences(whole, run_all(model, inputs, only)))
     torch.backends.mha.set_fastpath_enabled(fused)
-    return SAFETY * worst
+    return {name: SAFETY * move for name, move in _worst(moves).items()}
 
 
 class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -174,14 +197,22 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         length = _reduced_length(func, args, result)
-        if length is None:
-            return result
         first = result[0] if isinstance(result, tuple) else result
-        if first.is_floating_point() and first.numel():
-            noise = torch.randn(first.shape, generator=self._generator, dtype=torch.float64).to(first.device)
-            size = torch.finfo(first.dtype).eps / 2 * length**0.5 * first.double().square().mean().sqrt()
+        if length is not None and first.is_floating_point() and first.numel():
+            noise = torch.randn(first.shape, generator=self._generator).to(first.device)
+            size = torch.finfo(first.dtype).eps / 2 * length**0.5 * _terms(func, args, first)
             first.add_((noise * size).to(first.dtype))
         return result
+
+
+def _terms(func: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
+    """Root of the sum of squares of the terms that a reduction adds up, for each element of its result."""
+    factors = {"mm": args[:2], "bmm": args[:2], "addmm": args[1:3], "baddbmm": args[1:3]}.get(func._opname)
+    if factors is not None:
+        left, right = factors
+        return torch.matmul(left.float().square(), right.float().square()).sqrt()
+    wide = result.float()
+    return wide.square().mean(-1, keepdim=True).sqrt() if result.dim() else wide.abs()
 
 
 def _reduced_length(func: Any, args: Any, result: Any) -> int | None:
