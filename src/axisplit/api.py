@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from axisplit.capture.trace import Inputs
 from axisplit.errors import InputError, PlanMismatchError
 from axisplit.lower.apply import install, take_shard
 from axisplit.lower.planning import make_plan
+from axisplit.proof.processes import error_on_processes
 from axisplit.proof.verify import Verdict, verify_plan
 from axisplit.runtime.groups import Group, ProcessGroup
 from axisplit.runtime.sites import CollectiveContext, unregister
@@ -60,15 +62,26 @@ def plan(
     return make_plan(model, inputs, ranks, keep=tuple(keep), memory_per_rank=memory_per_rank, uneven=uneven, name=name)
 
 
-def verify(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
+def verify(
+    model: torch.nn.Module, inputs: Inputs, plan: Plan, *, gradients: bool = False, processes: bool = False
+) -> Verdict:
     """Prove that the plan does not change the model's answer: laws, program, numbers and control, forward.
 
     The model is the whole one, in memory (a model on the meta device gets laws and program only: `equal` is None).
     Ranks are simulated in this process.
 
-    Raises: PlanMismatchError if the plan was made for another model.
+    Args:
+        gradients: not available yet.
+        processes: run on real local processes too; their error must be within the same bound.
+    Raises: PlanMismatchError if the plan was made for another model; InputError if gradients are asked for.
     """
-    return verify_plan(model, inputs, plan)
+    if gradients:
+        raise InputError("gradients cannot be verified yet", do="verify the forward: leave gradients out")
+    verdict = verify_plan(model, inputs, plan)
+    if not processes or verdict.bound is None:
+        return verdict
+    error = error_on_processes(model, inputs, plan)
+    return replace(verdict, equal=bool(verdict.equal) and error <= verdict.bound, processes_error=error)
 
 
 def parallelize(

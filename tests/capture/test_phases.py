@@ -42,10 +42,12 @@ def test_two_attributes_of_one_value_stay_apart():
 def test_arithmetic_keeps_the_expression():
     heads, width = Attribute("attention", "heads"), Attribute("attention", "width")
     a, b = TracedInt(4, heads), TracedInt(64, width)
-    for number, at_2_and_48 in (
-        (b // a, 24), (a * 3, 6), (3 * a, 6), (b - a, 46), (100 - a, 98), (b % (a + 5), 6), (-a, -2), (130 // a, 65),
+    for number, now, then in (
+        (b // a, 16, 24), (a * 3, 12, 6), (3 * a, 12, 6), (b - a, 60, 46), (100 - a, 96, 98), (b % (a + 5), 1, 6),
+        (-a, -4, -2), (130 // a, 32, 65),
     ):  # fmt: skip
-        assert number.expression.evaluate({heads: 2, width: 48}) == at_2_and_48
+        assert number == now
+        assert number.expression.evaluate({heads: 2, width: 48}) == then
     assert type(a * 0.5) is float
     assert type(a * True) is int
     with pytest.raises(ZeroDivisionError):

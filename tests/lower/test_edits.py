@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import axisplit
+from axisplit.capture.provenance import Attribute, Operation
+from axisplit.lower.edits import Equation, _solve
 from models_zoo.equality import on_ranks
 from models_zoo.small import Attention, Fused, SharedScale, SharedSlopes, Slopes
 from models_zoo.tiny import perturb
@@ -112,3 +114,15 @@ def test_keep_leaves_what_was_named():
     assert held["q.weight"] == ("whole", "kept whole as asked (--keep 'q.*')")
     assert held["o.weight"][0] == "split"
     assert_equal_on_ranks(plan, model, torch.randn(3, 7, 32))
+
+
+HEADS, WIDTH = Attribute("attention", "heads"), Attribute("attention", "width")
+
+
+def test_equations_are_solved_together_or_not_at_all():
+    share = Operation("//", (WIDTH, HEADS))
+    now = {HEADS: 4, WIDTH: 64}
+    assert _solve([Equation(HEADS, 2, 0), Equation(share, 16, 1)], now) == {HEADS: 2, WIDTH: 33}
+    assert _solve([Equation(HEADS, 2, 0), Equation(WIDTH, 32, 0), Equation(share, 16, 1)], now) == {HEADS: 2, WIDTH: 32}
+    assert _solve([Equation(HEADS, 2, 0), Equation(WIDTH, 64, 0), Equation(share, 16, 1)], now) is None
+    assert _solve([Equation(HEADS, 2, 0), Equation(HEADS, 4, 1)], now) is None

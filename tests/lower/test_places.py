@@ -13,8 +13,11 @@ import axisplit
 from axisplit.capture.trace import shadow_copy
 from axisplit.lower.apply import make_rank, take_shard
 from axisplit.lower.insert import Insertion, insert_calls
+from axisplit.lower.places import Finder
 from axisplit.runtime.groups import FakeGroup
-from axisplit.runtime.sites import unregister
+from axisplit.runtime.layout import Layout
+from axisplit.runtime.lookup import localize, mask_rows
+from axisplit.runtime.sites import CollectiveContext, Site, registered, unregister
 from lower.test_edits import assert_equal_on_ranks, planned
 from models_zoo.equality import on_ranks
 from models_zoo.small import Attention, Mlp
@@ -198,3 +201,41 @@ def test_a_shard_does_not_keep_the_whole_alive():
     assert torch.equal(part.q.weight, model.q.weight[16:])
     assert torch.equal(part.o.weight, model.o.weight[:, 16:])
     assert not part.o.bias.any()
+
+
+class Sum(nn.Module):
+    def forward(self, x, y):
+        z = x * 2
+        z += y
+        return z
+
+
+@pytest.mark.parametrize(("operand", "made"), [(-1, 3 * (2 * 5 + 7)), (0, 3 * 2 * 5 + 7), (1, 2 * 5 + 3 * 7)])
+def test_augmented_assignments(operand, made):
+    model, code = Sum(), Sum.forward.__code__
+    line = code.co_firstlineno + 2
+    vars(model)["_axisplit"] = {"triple": lambda y: 3 * y}
+    insert_calls(model, [Insertion("triple", code.co_qualname, (line, line, 8, 14), operand)])
+    assert model(torch.tensor(5), torch.tensor(7)) == made
+
+
+def test_steps_of_conversions(monkeypatch):
+    finder = object.__new__(Finder)
+    monkeypatch.setattr(Finder, "_weights", lambda self, value, state: (0.75, 0.25))
+    found = {
+        (a, b): [(site.kind, site.weights) for site in finder.steps("here", 0, a, b)]
+        for a, b in (("P", "R"), ("R", "P"), ("M:t", "R"))
+    }
+    assert found == {
+        ("P", "R"): [("all_reduce", None)],
+        ("R", "P"): [("only_first", None)],
+        ("M:t", "R"): [("scale", (0.75, 0.25)), ("all_reduce", None)],
+    }
+
+
+def test_a_table_in_several_ranges():
+    layout = Layout(0, 8, (((0, 2), (6, 8)), ((2, 6),)))
+    with registered("tables", CollectiveContext(FakeGroup(0, 2), [Site("table", "lookup", layout)])):
+        ids = torch.tensor([0, 7, 2, 6])
+        assert localize(ids, "tables/table").tolist() == [0, 3, 0, 2]
+        assert mask_rows(torch.ones(4, 1), ids, "tables/table").flatten().tolist() == [1, 1, 0, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -14,12 +16,20 @@ from models_zoo.tiny import ZOO, build
 SIZES = (2, 12)
 
 
+@pytest.fixture
+def plain_attention() -> Iterator[None]:
+    """A fused block would hide the reductions that are to be perturbed."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ranks"),
     [("mlp odd", 3), ("self attention", 2), ("conv net", 3), ("llama 9 heads", 2), ("gpt2", 3), ("mixtral", 2)],
 )
-def test_real_ranks(name, ranks, request, tmp_path):
+def test_real_ranks(name, ranks, request, tmp_path, plain_attention):
     pool = request.getfixturevalue({2: "two_ranks", 3: "three_ranks"}[ranks])
     model = build(name)
     plan = axisplit.plan(model, ZOO[name].inputs(*SIZES), ranks=ranks)

@@ -5,8 +5,8 @@ added twice or a norm skipped shows. `expert` is the number of collectives of on
 hand issues:
 
     one after attention and one after the MLP of each layer (one for both where they run side by side), one after a
-    split embedding, one for split logits; one more for each mean over split heads (olmo2's q and k norms), and for low-rank
-    projections that are split with the embedding in front of them (deepseek_v3's first layer).
+    split embedding, one for split logits; one more for each mean over split heads (olmo2's q and k norms), and
+    for low-rank projections that are split with the embedding in front of them (deepseek_v3's first layer).
 """
 
 from __future__ import annotations

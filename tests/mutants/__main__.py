@@ -1,4 +1,4 @@
-"""Apply each mutant to a copy of the package and run its tests: exit 1 if any survives.
+"""Apply each mutant to a copy of the package and run its tests: exit 1 if any survives. The tests must pass without any.
 
 python -m tests.mutants [--jobs 2] [--only TEXT]
 """
@@ -31,6 +31,11 @@ def main() -> int:
     for mutant in stale:
         print(f"STALE     {mutant}: its text is not there exactly once")
     with ThreadPoolExecutor(options.jobs) as pool:
+        targets = list(dict.fromkeys(mutant.tests for mutant in chosen))
+        failing = [t for t, status in zip(targets, pool.map(run_unchanged, targets), strict=True) if status != 0]
+        if failing:
+            print("these fail without any mutant:", *failing, sep="\n")
+            return 1
         survivors = [mutant for mutant, alive in pool.map(judge, [m for m in chosen if m not in stale]) if alive]
     print(f"{len(chosen)} mutants, {len(survivors)} survived, {len(stale)} stale")
     return 1 if survivors or stale else 0
@@ -38,6 +43,10 @@ def main() -> int:
 
 def source(mutant: Mutant) -> str:
     return (ROOT / "src" / "axisplit" / mutant.file).read_text(encoding="utf-8")
+
+
+def run_unchanged(tests: tuple[str, ...]) -> int | None:
+    return run(tests, str(ROOT / "src"))
 
 
 def judge(mutant: Mutant) -> tuple[Mutant, bool]:

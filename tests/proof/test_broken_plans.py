@@ -10,6 +10,7 @@ import torch
 import axisplit
 from axisplit.solve.plan import EditPlan, ParameterPlan, Plan
 from models_zoo.equality import on_ranks
+from models_zoo.tiny import ZOO, build
 
 
 def reasons(model, inputs, plan: Plan) -> str:
@@ -47,6 +48,12 @@ def test_an_all_reduce_left_out(good_mlp):
     model, inputs, plan = good_mlp
     assert "aten.add.Tensor" in reasons(model, inputs, replace(plan, places=()))
     assert "in P, needed" in reasons(model, inputs, replace(plan, places=()))
+
+
+def test_an_output_that_stays_partial():
+    model, inputs = build("mlp"), ZOO["mlp"].inputs(2, 5)
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert "output forward:0 is not the whole value" in reasons(model, inputs, replace(plan, places=()))
 
 
 def test_an_all_reduce_twice(good_mlp):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import axisplit
 from axisplit.cli.steps import step
-from axisplit.models import ModelSource, resolve_model
+from axisplit.models import resolve_model
 
 if TYPE_CHECKING:
-    import torch
-
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
 
@@ -96,8 +91,12 @@ def prove(name: str, ranks: int, batch: int | None, seq: int | None, plan: Plan 
         verdict = axisplit.verify(model, inputs, plan)
     if not processes or verdict.bound is None:
         return Judged(verdict, None)
+    from axisplit.cli.generation import threads_for
+    from axisplit.proof.processes import error_on_processes
+
     with step(f"running on {ranks} processes"):
-        error = error_on_processes(source, model, inputs, plan)
+        checkpoint = None if source.kind == "factory" else source.checkpoint_dir()
+        error = error_on_processes(model, inputs, plan, checkpoint, threads_for(plan.ranks))
     return Judged(verdict, Processes(ranks, error, error <= verdict.bound))
 
 
@@ -106,29 +105,3 @@ def sizes_for(batch: int | None, seq: int | None, plan: Plan | None) -> tuple[in
     planned = next(iter(plan.sizes.values()), ()) if plan is not None else ()
     default = tuple(planned) if len(planned) == 2 else DEFAULT_SIZES
     return batch or default[0], seq or default[1]
-
-
-def error_on_processes(source: ModelSource, model: torch.nn.Module, inputs: Any, plan: Plan) -> float:
-    """Largest difference between the whole model's outputs and those of real ranks, each holding its part."""
-    from axisplit.cli.generation import threads_for
-    from axisplit.proof.numbers import difference, run_all
-    from axisplit.runtime.launch import launch
-
-    with TemporaryDirectory(prefix="axisplit-") as folder:
-        whole = Path(folder) / "model.pickle"  # a factory's weights are nowhere else
-        if source.kind == "factory":
-            whole.write_bytes(pickle.dumps(model))
-        else:
-            whole = source.checkpoint_dir()
-        outputs = launch(plan.ranks, outputs_on_rank, (whole, plan, inputs), threads_per_rank=threads_for(plan.ranks))
-    expected = run_all(model, inputs)
-    return max(difference(expected, found) for found in outputs)
-
-
-def outputs_on_rank(rank: int, world_size: int, whole: Path, plan: Plan, inputs: Any) -> dict[str, torch.Tensor]:
-    """Every float output of this rank's part; the whole model is a checkpoint, or a pickle that our parent made."""
-    from axisplit.proof.numbers import run_all
-
-    if whole.is_dir():
-        return run_all(axisplit.load(whole, plan), inputs)
-    return run_all(axisplit.parallelize(pickle.loads(whole.read_bytes()), plan), inputs)

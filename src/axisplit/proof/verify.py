@@ -29,7 +29,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`equal` is None where no numbers were run (a config alone); errors are absolute, in the model's own dtype, and None
+    """`equal` is None where no numbers were run (a config alone). Errors are absolute, in the model's own dtype; None
     where a mismatch came first.
     """
 
@@ -41,6 +41,7 @@ class Verdict:
     control_caught: bool | None
     mismatches: tuple[Mismatch, ...] = ()
     numbers: Numbers | None = None
+    processes_error: float | None = None  # largest difference on real processes, where they were asked for
 
     @property
     def could_not(self) -> bool:

@@ -94,7 +94,12 @@ class _Model:
         self.rows.append((terms, low, high))
 
     def limit(self, costs: dict[int, float], most: float) -> None:
-        """Keep an objective at its optimum while the next one is minimised."""
+        """Keep an objective at its optimum while the next one is minimised. An optimum of 0 fixes its columns: HiGHS
+        has called a row of tiny slack infeasible that is not.
+        """
+        if most < 1e-9:
+            self.rows += [({i: 1.0}, -np.inf, 0.0) for i, cost in costs.items() if cost > 0]
+            return
         scale = max([*costs.values(), 1.0])
         self.row({i: v / scale for i, v in costs.items()}, -np.inf, most / scale + 1e-7)
 
@@ -259,9 +264,11 @@ def _lexicographic(
     if not optimal:
         return None
     model.limit(bytes_of, least)
-    _, easiest, _, _ = model.minimise(effort_of)
-    model.limit(effort_of, easiest)
-    values, _, _, _ = model.minimise(shares)
+    for costs in (effort_of, shares):
+        better, lowest, _, found = model.minimise(costs)
+        if found:
+            values = better
+            model.limit(costs, lowest)
     chosen = {key for key, column in model.columns.items() if values[column] > 0.5}
     strategy = {
         node: next(name for name in common_strategies(instances) if ("run", node, name) in chosen)
