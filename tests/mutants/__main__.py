@@ -1,4 +1,4 @@
-"""Apply each mutant to a copy of the package and run its tests: exit 1 if any survives. The tests must pass without any.
+"""Apply each mutant to a copy of the package and run its tests, which must pass without: exit 1 if any survives.
 
 python -m tests.mutants [--jobs 2] [--only TEXT]
 """

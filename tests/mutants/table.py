@@ -1,7 +1,8 @@
 """The mutants: (file, old text, new text, tests that should notice). Each old text occurs once in its file.
 
-Not here, because nothing else changes with them: the check for one place treated in two ways (the program match refuses
-the same), decorators kept on a rewritten forward (only its code is used), integers matched by place or in order of value.
+Not here, because nothing else changes with them: the check for one place treated in two ways (the program match
+refuses the same), decorators kept on a rewritten forward (only its code is used), integers matched by place or in
+order of value.
 """
 
 from __future__ import annotations
