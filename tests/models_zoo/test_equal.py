@@ -58,7 +58,7 @@ def test_equal_and_as_an_expert_would(name: str, ranks: int) -> None:
     if tiny.steps and set(inputs) == {"input_ids"} and model.config.hidden_size == WIDTH:
         batch, length = PLANNED
         share = 4 * batch * length * (ranks - 1) / ranks
-        assert plan.comm_bytes_per_rank <= tiny.over * share * (2 * WIDTH * (tiny.expert - 1) + VOCAB)
+        assert plan.comm_bytes_per_rank <= share * (2 * WIDTH * (tiny.expert - 1) + VOCAB)
 
 
 @pytest.mark.parametrize("name", ["llama 1 kv", "t5", "gpt2"])

@@ -5,8 +5,7 @@ added twice or a norm skipped shows. `expert` is the number of collectives of on
 hand issues:
 
     one after attention and one after the MLP of each layer (one for both where they run side by side), one after a
-    split embedding, one for split logits; one more for each mean over split heads (olmo2's q and k norms), and
-    for low-rank projections that are split with the embedding in front of them (deepseek_v3's first layer).
+    split embedding, one for split logits; one more for each mean over split heads (olmo2's q and k norms).
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ class Tiny:
     split: float = 0.95
     steps: int = 0  # greedy decode steps with the model's own cache
     captured: bool = False  # whether a module runs a captured program
-    over: float = 1.0  # bytes, of the expert's, where more is known
 
 
 def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -242,7 +240,6 @@ ZOO: dict[str, Tiny] = {
     "falcon, new": causal(
         hf("FalconForCausalLM", "FalconConfig", **COMMON, new_decoder_architecture=True, num_kv_heads=2, bias=True),
         4,
-        over=1.25,
     ),
     "gpt_neox": causal(
         hf("GPTNeoXForCausalLM", "GPTNeoXConfig", **COMMON, intermediate_size=FFN, use_parallel_residual=True), 4
@@ -348,7 +345,8 @@ ZOO: dict[str, Tiny] = {
             v_head_dim=16,
             first_k_dense_replace=1,
         ),
-        8,
+        6,
+        split=0.93,  # the low-rank projections stay whole
     ),
     "gptj": causal(
         hf(

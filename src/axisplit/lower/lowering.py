@@ -268,9 +268,11 @@ def _broken(decision: Decision, recorder: Recorder, rank: int, error: Exception)
 
 
 def fingerprint(graph: Graph) -> str:
-    """A digest of a graph: parameters with shapes and dtypes, and every op with its module and constants."""
+    """A digest of a graph: parameters with shapes and dtypes, and every op with its module and phase."""
     digest = hashlib.sha256()
     for name, value in sorted({**graph.parameters, **graph.buffers}.items()):
         info = graph.values[value]
         digest.update(f"{name} {info.shape} {info.dtype}\n".encode())
+    for node in graph.nodes:
+        digest.update(f"{node.phase} {node.module} {node.name}\n".encode())
     return digest.hexdigest()[:16]

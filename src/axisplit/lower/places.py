@@ -25,6 +25,7 @@ from axisplit.runtime.sites import Site
 from axisplit.solve.shards import local_length
 from axisplit.solve.states import PARTIAL, WHOLE
 
+Use = tuple[Node, int, str]  # an op, the position of an operand, the state it wants it in
 Where = Literal["output", "input", "result", "operand", "lookup", "call"]
 
 
@@ -140,13 +141,39 @@ class Finder:
         if value in self.read and WHOLE in targets and not self._at_return(value, source):
             self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
         if source != WHOLE and len(given) > 1:
-            self._refuse(value, source, given[0][0][2], "its uses are too far apart to share one collective")
+            self._whole_at_birth(value, source, uses)
             return
+        self._each_use(value, source, given)
+
+    def _each_use(self, value: int, source: str, given: list[tuple[Use, tuple[Call, str] | None]]) -> None:
+        """Convert where each op reads the value."""
         for (node, position, state), found in given:
             if found is not None:
                 self._add(found[0].module, "input", found[1], value, source, state)
             elif not self._at_operand(value, source, state, node, position):
                 self._refuse(value, source, state, f"no place in the Python where {node.name} reads it can be reached")
+
+    def _whole_at_birth(self, value: int, source: str, uses: list[Use]) -> None:
+        """One collective where the value comes to be; uses that want a part of it cut it again, which sends nothing.
+        Where that cannot be, the ops that want a part are refused, or if none does, the conversion.
+        """
+        reason = "its uses are too far apart to share one collective"
+        ways = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != WHOLE]
+        stuck = [node for (node, at, _), found in ways if found is None and (node.index, at) not in self._wrapped]
+        for node in stuck:
+            key = self.decision.search.ties.node[node.index]
+            self.refusals.append(Refusal(("run", key, self.decision.choice.solution.strategy[key]), reason))
+        if stuck:
+            return
+        if self._at_output(value, source, WHOLE) or self._at_result(value, source, WHOLE):
+            self.arriving[value] = WHOLE
+            self._each_use(value, WHOLE, ways)
+        else:
+            self._refuse(value, source, WHOLE, reason)
+
+    @property
+    def _wrapped(self) -> set[tuple[int, int]]:
+        return self.decision.search.wrapped
 
     def _outside_uses(self, value: int, producer: Node | None) -> list[tuple[Node, int, str]]:
         """Uses of a value, without those in the captured module that makes it."""

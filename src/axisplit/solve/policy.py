@@ -12,7 +12,8 @@ it (ffn, heads, vocab). Where two closed axes meet in an op only one can be spli
 counts (a single value head's features lose to the query heads). A parameter without a closed axis (the single key head
 of multi-query attention, a low-rank projection in front of a norm, a router) can often only be split by a collective of
 its own in the middle of a block. Whether that is so is measured, by solving with and without it: if its split rides on
-collectives that are there anyway (mamba's x_proj, q_proj before olmo2's norm), it is split.
+collectives that are there anyway (mamba's x_proj, q_proj before olmo2's norm), it is split. Beside larger parameters
+of its module that are split it has to ride more cheaply.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from axisplit.solve.splits import Split
 from axisplit.solve.states import PARTIAL, WHOLE
 
 SMALL_FRACTION = 0.01
+# a split that costs less than this part of its own price shares the others' collectives
+SHARED, SHARED_BESIDE_LARGER = 0.9, 0.25
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def choose(search: Search, keep: tuple[str, ...] = (), memory_per_rank: float | 
 def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
     """Parameters without a closed axis of their own whose split nobody shares.
 
-    They are added to those with one, largest first, and stay if that costs less than splitting them alone.
+    They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone.
     """
     closed = _closed_splits(search, must)
     inner = _inner_parameters(search)
@@ -72,12 +75,21 @@ def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozens
         if now is None:
             break  # the others cannot all be split: whole bytes decide then
         forced = least_bytes(replace(problem, must_split={**chosen, name: must[name]}))
-        price = _lone_price(search, problem, name)
-        if forced is None or forced - now >= 0.999 * price > 0:
+        price = (SHARED_BESIDE_LARGER if _is_minor(name, doubtful, must) else SHARED) * _lone_price(
+            search, problem, name
+        )
+        if forced is None or forced - now >= price > 0:
             reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
         else:
             chosen[name], now = must[name], forced
     return reasons
+
+
+def _is_minor(name: str, doubtful: list[str], must: dict[str, tuple[float, frozenset[str]]]) -> bool:
+    """Whether the doubtful parameters of a module hold less than half of what must be split there."""
+    module = name.rsplit(".", 2)[0]
+    beside = {n: size for n, (size, _) in must.items() if n.rsplit(".", 2)[0] == module}
+    return sum(size for n, size in beside.items() if n in doubtful) < sum(beside.values()) / 2
 
 
 def _apply_keep(search: Search, problem: Problem, keep: tuple[str, ...]) -> dict[str, str]:
@@ -147,7 +159,7 @@ def _truly_split(search: Search, problem: Problem, name: str, size: int) -> froz
     """States in which no rank holds more than halfway between an even share and all: splitting one segment of a packed
     matrix is not splitting the matrix.
     """
-    most = size * (1 + 1 / search.num_ranks) / 2
+    most = 1.002 * size * (1 + 1 / search.num_ranks) / 2  # shares carry a trace of the mean
     return frozenset(s for s in problem.held[name] if s[0] == "S" and problem.shares[name, s] <= most)
 
 
