@@ -262,7 +262,8 @@ def test_run_script_is_torchrun_on_loopback(tmp_path: Path, capfd: pytest.Captur
             dist.init_process_group("gloo")
             x = torch.ones(1)
             dist.all_reduce(x)
-            print(os.environ["LOCAL_RANK"], int(x), sys.argv[1:], os.path.basename(sys.path[0]), flush=True)
+            line = f"{os.environ['LOCAL_RANK']} {int(x)} {sys.argv[1:]} {os.path.basename(sys.path[0])}\\n"
+            os.write(1, line.encode())  # in one piece: both ranks write to the same pipe
             if sys.argv[1] == "fail":
                 if dist.get_rank() == 1:
                     sys.exit(7)
