@@ -13,7 +13,7 @@ Worked example: 126 equal layers become 4: layers.0 -> 0, layers.1 -> 1 and 3 â€
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,12 +172,7 @@ def close_gaps(copied: nn.Module, folds: tuple[Fold, ...]) -> None:
 
 def traced_name(folds: tuple[Fold, ...], name: str) -> str | None:
     """`Fold.source_of` over all folds."""
-    for fold in folds:
-        found = fold.source_of(name)
-        if found is None:
-            return None
-        name = found
-    return name
+    return _through(folds, Fold.source_of, name)
 
 
 def expand_name(folds: tuple[Fold, ...], name: str) -> list[str]:
@@ -198,8 +193,13 @@ def count_of(folds: tuple[Fold, ...], name: str) -> int:
 
 def stand_in(folds: tuple[Fold, ...], name: str) -> str | None:
     """`Fold.traced_of` over all folds."""
+    return _through(folds, Fold.traced_of, name)
+
+
+def _through(folds: tuple[Fold, ...], rename: Callable[[Fold, str], str | None], name: str) -> str | None:
+    """A name after every fold's renaming; None once one does not trace it."""
     for fold in folds:
-        found = fold.traced_of(name)
+        found = rename(fold, name)
         if found is None:
             return None
         name = found

@@ -11,7 +11,6 @@ kernels. In-place ops are made functional while recording:
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,12 +21,10 @@ from typing import Any, TypeVar
 import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.schema_check_mode import SchemaCheckMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from axisplit.capture.graph import Call, Frame, Node, Opaque, Origin, Ref, Value
-from axisplit.capture.provenance import Dim, Expression, TracedInt
+from axisplit.capture.modes import FunctionMode, OpMode, flat_integers
+from axisplit.capture.provenance import Expression, TracedInt
 from axisplit.errors import CaptureError
 
 aten = torch.ops.aten
@@ -332,67 +329,10 @@ class Recorder:
     @contextmanager
     def recording_ops(self) -> Iterator[None]:
         """Record every op that is issued inside."""
-        with torch.no_grad(), enable_python_dispatcher(), _OpMode(self), _FunctionMode(self):
+        with torch.no_grad(), enable_python_dispatcher(), OpMode(self), FunctionMode(self):
             yield
 
 
-class _OpMode(SchemaCheckMode):  # type: ignore[no-untyped-call]
-    """Torch admits only three classes of its own at the pre-dispatch key; of those, this one brings nothing along."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
-        self._dispatch_key = torch._C.DispatchKey.PreDispatch
-        self._recorder = recorder
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        shape = _SHAPES.get(func) if any(isinstance(a, FakeTensor) for a in args) else None
-        run = (lambda: shape(*args, **kwargs)) if shape is not None else (lambda: func(*args, **kwargs))
-        return self._recorder.record(func, args, kwargs, run)
-
-
-class _FunctionMode(TorchFunctionMode):
-    """Sees the integers that Python passes, before they become C++ integers and forget where they came from."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _SIZE_READS:
-            return self._sizes(func, func(*args, **kwargs), args)
-        before = self._recorder.call_integers
-        self._recorder.call_integers = list(flat_integers((args, kwargs)))
-        self._recorder.issue += 1
-        self._recorder.order = 0
-        try:
-            return func(*args, **kwargs)
-        finally:
-            self._recorder.call_integers = before
-
-    def _sizes(self, func: Any, result: Any, args: Any) -> Any:
-        """Sizes that Python reads off a tensor, as integers that remember where they came from."""
-        tensor = args[0]
-        if not self._recorder.follows(tensor):
-            return result
-        value = self._recorder.value_of(tensor)
-        if isinstance(result, tuple):
-            return torch.Size(TracedInt(size, Dim(value, d)) for d, size in enumerate(result))
-        if len(args) == 2 and isinstance(args[1], int):
-            return TracedInt(result, Dim(value, args[1] % tensor.dim()))
-        return result
-
-
-_SIZE_READS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
-
-
-def _grouped_mm_shape(rows: torch.Tensor, weights: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return rows.new_empty(*rows.shape[:-1], weights.shape[-1])
-
-
-# Ops whose shape function refuses dtypes that their kernels accept.
-_SHAPES: dict[Any, Callable[..., torch.Tensor]] = {aten._grouped_mm.default: _grouped_mm_shape}
 _ALIAS: Any = ("alias", (), {}, 0)
 
 
@@ -445,20 +385,6 @@ def _functional_form(op: Any) -> Any:
     return None
 
 
-def flat_integers(tree: Any) -> Iterator[int]:
-    """The integers of an argument tree in order (booleans are not integers here)."""
-    if isinstance(tree, int) and not isinstance(tree, bool):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from flat_integers(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from flat_integers(item)
-    elif isinstance(tree, slice):
-        yield from flat_integers((tree.start, tree.stop, tree.step))
-
-
 def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expression], ...]:
     """Which of an op's integers came from which of the caller's: same place where the counts agree, else same value
     in the same order. A wrong match is harmless: the rewritten program is compared with the split one afterwards.
@@ -508,22 +434,3 @@ def _is_machinery(code: CodeType) -> bool:
         known = known or file.endswith("nn/modules/module.py")
         _MACHINERY[code] = known
     return known
-
-
-def fake_mode() -> Any:
-    """A mode in which tensors have shapes and no data."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    return FakeTensorMode(allow_non_fake_inputs=True)
-
-
-@contextmanager
-def quiet_shapes() -> Iterator[None]:
-    """Torch logs every op whose shapes do not fit; whoever called it gets an error that says so."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before

@@ -22,8 +22,9 @@ import torch
 
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
+from axisplit.capture.modes import fake_mode, quiet_shapes
 from axisplit.capture.provenance import Attribute, trace_attributes
-from axisplit.capture.record import Recorder, fake_mode, leaves, quiet_shapes
+from axisplit.capture.record import Recorder, leaves
 from axisplit.errors import AxisplitError, CaptureError, InputError
 
 Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor

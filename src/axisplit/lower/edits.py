@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from axisplit.capture.graph import Node
+from axisplit.capture.modes import flat_integers
 from axisplit.capture.provenance import Attribute, Dim, Expression, Leaf
-from axisplit.capture.record import flat_integers
 from axisplit.lower.decision import Decision
 from axisplit.lower.places import Refusal
 

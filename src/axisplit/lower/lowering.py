@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from axisplit.capture.graph import Frame, Graph, build_uses
+from axisplit.capture.modes import fake_mode
 from axisplit.capture.provenance import Attribute
-from axisplit.capture.record import Recorder, fake_mode
+from axisplit.capture.record import Recorder
 from axisplit.capture.trace import Captured, Inputs, run_phases, shadow_copy
 from axisplit.errors import CollectiveError
 from axisplit.lower.apply import Installable, apply_captured, apply_edits, apply_places, sites_of, take_shard

@@ -51,15 +51,6 @@ class Refusal:
     node: int | None = None  # the op that broke, where it was an op
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """One conversion of one value at one place."""
-
-    value: int
-    source: str
-    target: str
-
-
 def wrappable(graph: Graph, can_wrap: Callable[[str, Frame, int], bool]) -> tuple[set[int], set[tuple[int, int]]]:
     """(values computed by an expression that can be wrapped, operands (node, position) that can be)."""
     computed, operands = set(), set()
