@@ -164,13 +164,13 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("solve/policy.py", "SMALL_FRACTION = 0.01", "SMALL_FRACTION = 0.6", zoo("conv net-2", "bert-2")),
         Mutant(
             "solve/policy.py",
-            "if forced is None or forced - now >= 0.999 * price > 0:",
+            "if forced is None or forced - now >= price > 0:",
             "if True:",
             zoo("mamba-3", "olmo2-4"),
         ),
         Mutant(
             "solve/policy.py",
-            "if forced is None or forced - now >= 0.999 * price > 0:",
+            "if forced is None or forced - now >= price > 0:",
             "if forced is None:",
             zoo("llama 1 kv-4", "falcon, multi query-3"),
         ),
