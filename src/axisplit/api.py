@@ -78,10 +78,10 @@ def verify(
     if gradients:
         raise InputError("gradients cannot be verified yet", do="verify the forward: leave gradients out")
     verdict = verify_plan(model, inputs, plan)
-    if not processes or verdict.bound is None:
+    if not processes or verdict.numbers is None:
         return verdict
-    error = error_on_processes(model, inputs, plan)
-    return replace(verdict, equal=bool(verdict.equal) and error <= verdict.bound, processes_error=error)
+    error = error_on_processes(model, inputs, plan, verdict.numbers.choices)
+    return replace(verdict, equal=bool(verdict.equal) and error <= verdict.numbers.bound, processes_error=error)
 
 
 def parallelize(

@@ -23,6 +23,7 @@ class Mutant:
 
 BROKEN = ("tests/proof/test_broken_plans.py",)
 NUMBERS = ("tests/proof/test_numbers.py", "-k", "verdicts or difference or perturbed or repeated")
+CHOICES = ("tests/proof/test_choices.py", "-k", "not mixture")
 BOUND = ("tests/proof/test_numbers.py", "-k", "bound")
 EDITS = ("tests/lower/test_edits.py",)
 PLACES = ("tests/lower/test_places.py",)
@@ -137,19 +138,43 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("proof/verify.py", "abs(planned - observed) > 1e-6", "abs(planned - observed) > 1e6", BROKEN),
         Mutant(
             "proof/numbers.py",
-            "return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE",
-            "return self.exact_error <= EXACT_TOLERANCE",
+            "return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE and self.choices.equal",
+            "return self.exact_error <= EXACT_TOLERANCE and self.choices.equal",
             NUMBERS,
         ),
         Mutant(
             "proof/numbers.py",
-            "return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE",
-            "return self.max_error <= self.bound",
+            "return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE and self.choices.equal",
+            "return self.max_error <= self.bound and self.choices.equal",
             NUMBERS,
         ),
         Mutant("proof/numbers.py", "error <= CONTROL_FACTOR * self.bound", "error <= self.bound", NUMBERS),
         Mutant("proof/numbers.py", "eps / 2 * length**0.5", "eps / 2 * length", NUMBERS),
         Mutant("proof/numbers.py", "if gap.isnan().any():", "if False:", NUMBERS),
+        Mutant(
+            "proof/numbers.py",
+            "            runs.append(run_pinned(model, inputs, only, whole.recorded))",
+            "            runs.append(run_pinned(model, inputs, only, {}))",
+            CHOICES,
+        ),
+        Mutant(
+            "proof/numbers.py",
+            "run = run_pinned(part, inputs, only, recorded)",
+            "run = run_pinned(part, inputs, only, {})",
+            CHOICES,
+        ),
+        Mutant("proof/numbers.py", "run.outputs | run.rows, relative", "run.outputs | rows, relative", CHOICES),
+        Mutant("proof/choices.py", "own.copy_(choice.indices)", "pass", CHOICES),
+        Mutant(
+            "proof/choices.py",
+            ".copy_(rows.gather(-1, choice.indices))",
+            ".copy_(choice.rows.gather(-1, choice.indices))",
+            CHOICES,
+        ),
+        Mutant("proof/choices.py", 'if given["self"].is_floating_point():', "if True:", CHOICES),
+        Mutant("proof/choices.py", "            scores = -scores", "            pass", CHOICES),
+        Mutant("proof/choices.py", "return self.max_error <= self.bound", "return True", CHOICES),
+        Mutant("proof/processes.py", "if any(error > choices.bounds[name]", "if any(False", CHOICES),
         Mutant(
             "proof/numbers.py",
             "SAFETY, EXACT_TOLERANCE, CONTROL_FACTOR = 3, 8.0,",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from axisplit.proof.choices import Choices
 from axisplit.proof.numbers import Numbers
 from axisplit.proof.program import Mismatch
 from axisplit.proof.verify import Proof, Verdict
@@ -157,6 +158,17 @@ def test_equal():
         "                       7  without all_gather at head",
         "  assumed      nothing",
         "  mismatches   none",
+    ]
+
+
+def test_choices_and_their_margin():
+    choices = Choices(30, 2, 1, margin=2e-7, rounding=1.5e-7, max_error=4e-8, bound=3e-7)
+    verdict = Verdict(True, 1.5e-6, 3.2e-4, 2.1e-12, PROOF, True, (), replace(NUMBERS, choices=choices))
+    assert render_verdict(verdict).splitlines()[5:9] == [
+        "  choices      30 of 32 decisions (top-k, argmax, sort) pinned to the whole model's; 2 left as they fall",
+        "               made otherwise if not pinned: 1",
+        "               what they are made from: largest error 4e-08, within the rounding bound 3e-07",
+        "               closest one: margin 2e-07; rounding moves its scores by up to 1.5e-07 and CAN flip it",
     ]
 
 

@@ -89,15 +89,15 @@ def prove(name: str, ranks: int, batch: int | None, seq: int | None, plan: Plan 
             plan = axisplit.plan(model, inputs, ranks=ranks, name=source.name)
     with step("verifying: laws, programs, numbers, control"):
         verdict = axisplit.verify(model, inputs, plan)
-    if not processes or verdict.bound is None:
+    if not processes or verdict.numbers is None:
         return Judged(verdict, None)
     from axisplit.cli.generation import threads_for
     from axisplit.proof.processes import error_on_processes
 
     with step(f"running on {ranks} processes"):
         checkpoint = None if source.kind == "factory" else source.checkpoint_dir()
-        error = error_on_processes(model, inputs, plan, checkpoint, threads_for(plan.ranks))
-    return Judged(verdict, Processes(ranks, error, error <= verdict.bound))
+        error = error_on_processes(model, inputs, plan, verdict.numbers.choices, checkpoint, threads_for(plan.ranks))
+    return Judged(verdict, Processes(ranks, error, error <= verdict.numbers.bound))
 
 
 def sizes_for(batch: int | None, seq: int | None, plan: Plan | None) -> tuple[int, int]:

@@ -12,6 +12,10 @@ fixed multiple of the largest move. A product of rows x and columns w of length 
 
 element by element (a few huge activations must not blur the rest); where the terms are not at hand, the root mean
 square of the result's last dim stands for the second root. Each output has its own bound.
+
+Every run is given the choices (top-k, argmax, sort) of the whole model's run in the same dtype, and what it chose from
+is compared like an output (choices.py). The control too: otherwise a flip by chance would pass for a collective that is
+missed.
 Source of u * sqrt(length): Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (probabilistic rounding error analysis).
 """
 
@@ -19,8 +23,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from axisplit.capture.record import leaves
 from axisplit.capture.trace import Inputs, normalize_inputs, phases
 from axisplit.lower.apply import make_rank
+from axisplit.proof.choices import Choices, Pinned, Recorded, Recorder, in_terms_of, summarize
 from axisplit.runtime.groups import Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import unregister
@@ -41,13 +46,16 @@ Outputs = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Numbers:
-    """Absolute differences; `max_error` and `bound` are those of the output that comes closest to its own bound."""
+    """Absolute differences; `max_error` and `bound` are those of the output that comes closest to its own bound, what
+    choices are made from apart.
+    """
 
     exact_error: float
     max_error: float
     bound: float
     control_errors: dict[str, float]  # dropped collective -> error of the output that notices most, in terms of `bound`
     comm_bytes: list[float]  # observed in all phases together, for each rank
+    choices: Choices = field(default_factory=Choices)
 
     @property
     def control_caught(self) -> bool | None:
@@ -57,15 +65,25 @@ class Numbers:
 
     @property
     def equal(self) -> bool:
-        return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE
+        return self.max_error <= self.bound and self.exact_error <= EXACT_TOLERANCE and self.choices.equal
 
 
-def run_all(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = ()) -> Outputs:
-    """Every floating-point output of the given phases, or of all that run."""
+def run_all(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    only: tuple[str, ...] = (),
+    during: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+) -> Outputs:
+    """Every floating-point output of the given phases, or of all that run, each inside `during(phase)`."""
     found: Outputs = {}
     args, kwargs = normalize_inputs(inputs)
+
+    def run(phase: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with during(phase):
+            return model(*args, **kwargs)
+
     with torch.no_grad():
-        for phase, result in phases(model, args, kwargs, lambda phase, a, k: model(*a, **k), only):
+        for phase, result in phases(model, args, kwargs, run, only):
             for path, tensor in leaves(result, _itself):
                 if tensor.is_floating_point():
                     found[f"{phase}:{path}"] = tensor
@@ -102,31 +120,70 @@ def _gap(a: torch.Tensor, b: torch.Tensor, relative: bool) -> float:
     return largest / scale if scale else largest
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The whole model's run: its outputs and its choices."""
+
+    outputs: Outputs
+    recorded: Recorded
+
+    def differences(self, run: Run, relative: bool = False) -> dict[str, float]:
+        """Of another run's outputs, and of what it chose from wherever its choice was pinned."""
+        rows = {name: self.recorded[name].rows for name in run.rows}
+        return differences(self.outputs | rows, run.outputs | run.rows, relative)
+
+    def worst(self, runs: list[Run], relative: bool = False) -> dict[str, float]:
+        """For each name the largest over runs; a choice's only over those in which it was pinned."""
+        found = [self.differences(run, relative) for run in runs]
+        return {name: max(one[name] for one in found if name in one) for name in set().union(*found)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Another run with the whole model's choices: what it made them from, and which it would have made otherwise; on a
+    rank, the bytes that it sent.
+    """
+
+    outputs: Outputs
+    rows: Outputs
+    flipped: dict[str, torch.Tensor]
+    comm_bytes: float = 0.0
+
+
+def run_whole(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = ()) -> Whole:
+    """The whole model's outputs, and every choice that it makes on the way."""
+    recorder = Recorder()
+    return Whole(run_all(model, inputs, only, recorder.during), recorder.recorded)
+
+
+def run_pinned(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...], recorded: Recorded) -> Run:
+    """The same for a rank's part or in another mode, with the choices of the whole model's run."""
+    pinned = Pinned(recorded)
+    outputs = run_all(model, inputs, only, pinned.during)
+    return Run(outputs, pinned.rows, pinned.flipped)
+
+
 def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> Numbers:
     """Run everything of this file's header on simulated ranks, in the given phases."""
-    whole = run_all(model, inputs, only)
-    parts, sent = run_ranks(model, inputs, plan, only)
-    bounds = rounding_bounds(model, inputs, whole, only)
-    errors = _worst([differences(whole, part) for part in parts])
-    nearest = max(errors, key=lambda name: (_ratio(errors, bounds, name), errors[name]), default="")
+    whole = run_whole(model, inputs, only)
+    runs = run_ranks(model, inputs, plan, only, whole.recorded)
+    errors, bounds = whole.worst(runs), rounding_bounds(model, inputs, whole, only)
+    outputs = [name for name in errors if name not in whole.recorded]
+    nearest = max(outputs, key=lambda name: (_ratio(errors, bounds, name), errors[name]), default="")
     error, bound = errors.get(nearest, 0.0), bounds.get(nearest, 0.0)
     controls = {}
     for name, sites in distinct_collectives(plan).items():
-        dropped, _ = run_ranks(model, inputs, plan, only, drop=sites)
-        missing = _worst([differences(whole, part) for part in dropped])
+        missing = whole.worst(run_ranks(model, inputs, plan, only, whole.recorded, drop=sites))
         most = max((_ratio(missing, bounds, output) for output in missing), default=0.0)
-        controls[name] = most * bound if bound else max(missing.values(), default=0.0)
-    return Numbers(exact_error(model, inputs, plan, only), error, bound, controls, sent)
-
-
-def _worst(found: list[dict[str, float]]) -> dict[str, float]:
-    """For each output the largest over ranks."""
-    return {name: max(one.get(name, float("inf")) for one in found) for name in set().union(*found)}
+        noticed = most > CONTROL_FACTOR  # by something, where rounding moves none of the outputs
+        controls[name] = most * bound if bound else max(missing.values(), default=0.0) * noticed
+    choices = summarize(whole.recorded, [run.flipped for run in runs], errors, bounds)
+    exact = exact_error(model, inputs, plan, only)
+    return Numbers(exact, error, bound, controls, [run.comm_bytes for run in runs], choices)
 
 
 def _ratio(errors: dict[str, float], bounds: dict[str, float], name: str) -> float:
-    bound = bounds.get(name, 0.0)
-    return errors[name] / bound if bound else float("inf") if errors[name] else 0.0
+    return in_terms_of(errors[name], bounds.get(name, 0.0))
 
 
 def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
@@ -134,9 +191,9 @@ def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[
     wide = copy.deepcopy(model).double()
     given = _widened_inputs(inputs)
     with Widened():
-        whole = run_all(wide, given, only)
-    parts, _ = run_ranks(wide, given, plan, only, mode=Widened)
-    return max(difference(whole, part, relative=True) for part in parts)
+        whole = run_whole(wide, given, only)
+    runs = run_ranks(wide, given, plan, only, whole.recorded, mode=Widened)
+    return max(whole.worst(runs, relative=True).values(), default=0.0)
 
 
 def run_ranks(
@@ -144,24 +201,24 @@ def run_ranks(
     inputs: Inputs,
     plan: Plan,
     only: tuple[str, ...],
+    recorded: Recorded,
     drop: tuple[str, ...] = (),
     mode: Callable[[], Any] = nullcontext,
-) -> tuple[list[Outputs], list[float]]:
-    """(outputs of every simulated rank, bytes each sent in all)."""
+) -> list[Run]:
+    """Every simulated rank's run, with the recorded choices pinned."""
     key = f"verify-{plan.fingerprint}"
 
-    def rank(group: Group) -> tuple[Outputs, float]:
+    def rank(group: Group) -> Run:
         part, context = make_rank(model, plan, group, key)
         try:
             context.drop(drop)
             with mode():
-                outputs = run_all(part, inputs, only)
-            return outputs, context.comm_bytes
+                run = run_pinned(part, inputs, only, recorded)
+            return replace(run, comm_bytes=context.comm_bytes)
         finally:
             unregister(key)
 
-    results = simulate(plan.ranks, rank)
-    return [outputs for outputs, _ in results], [sent for _, sent in results]
+    return simulate(plan.ranks, rank)
 
 
 def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -175,16 +232,16 @@ def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sites) for name, sites in found.items()}
 
 
-def rounding_bounds(model: torch.nn.Module, inputs: Inputs, whole: Outputs, only: tuple[str, ...]) -> dict[str, float]:
-    """How far each output moves when every reduction is off by its own rounding error."""
-    moves = []
+def rounding_bounds(model: torch.nn.Module, inputs: Inputs, whole: Whole, only: tuple[str, ...]) -> dict[str, float]:
+    """How far each output, and what each choice is made from, moves when every reduction is off by its own rounding."""
+    runs = []
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused block hides the reductions inside it
     for draw in range(DRAWS):
         with Perturbed(seed=draw):
-            moves.append(differences(whole, run_all(model, inputs, only)))
+            runs.append(run_pinned(model, inputs, only, whole.recorded))
     torch.backends.mha.set_fastpath_enabled(fused)
-    return {name: SAFETY * move for name, move in _worst(moves).items()}
+    return {name: SAFETY * move for name, move in whole.worst(runs).items()}
 
 
 class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]

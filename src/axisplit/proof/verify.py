@@ -56,6 +56,7 @@ class Verdict:
             "exact_error": self.exact_error,
             "proof": {"ops": self.proof.ops, "proved": self.proof.proved, "assumed": list(self.proof.assumed)},
             "control_caught": self.control_caught,
+            "choices": None if self.numbers is None else self.numbers.choices.to_json(),
             "mismatches": [str(m) for m in self.mismatches],
         }
 

@@ -20,6 +20,7 @@ def render_verdict(verdict: Verdict) -> str:
         ("program", _program(verdict)),
         ("exact", _exact(verdict)),
         ("numbers", _numbers(verdict)),
+        *_labelled("choices", _choices(verdict)),
         *_labelled("control", _control(verdict)),
         *_labelled("assumed", verdict.proof.assumed or ["nothing"]),
         *_labelled("mismatches", _mismatches(verdict)),
@@ -60,6 +61,28 @@ def _numbers(verdict: Verdict) -> str:
     relation = "within" if verdict.max_error <= verdict.bound else "ABOVE"
     errors = f"largest error {verdict.max_error:.3g}, {relation} the rounding bound {verdict.bound:.3g}"
     return f"the model's own dtype: {errors}"
+
+
+def _choices(verdict: Verdict) -> list[str]:
+    """Nothing where nothing is chosen."""
+    if verdict.numbers is None:
+        return []
+    choices = verdict.numbers.choices
+    made, relation = choices.pinned + choices.not_pinned, "within" if choices.equal else "ABOVE"
+    if not made:
+        return []
+    left = f"; {choices.not_pinned:,} left as they fall" if choices.not_pinned else ""
+    scores = f"largest error {choices.max_error:.3g}, {relation} the rounding bound {choices.bound:.3g}"
+    texts = [
+        f"{choices.pinned:,} of {made:,} decisions (top-k, argmax, sort) pinned to the whole model's{left}",
+        f"made otherwise if not pinned: {choices.flipped:,}",
+        f"what they are made from: {scores}",
+    ]
+    if choices.margin is not None and choices.rounding is not None:
+        flips = "cannot" if choices.margin > 2 * choices.rounding else "CAN"
+        moved = f"rounding moves its scores by up to {choices.rounding:.3g}"
+        texts.append(f"closest one: margin {choices.margin:.3g}; {moved} and {flips} flip it")
+    return texts
 
 
 def _control(verdict: Verdict) -> list[str]:
