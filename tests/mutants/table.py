@@ -212,6 +212,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             PLACES,
         ),
         Mutant("runtime/lookup.py", "start += b - a", "pass", PLACES),
+        Mutant(
+            "runtime/decode.py",
+            'return int(token if group is None else group.broadcast(token, 0, "sampled token"))',
+            "return int(token)",
+            ("tests/models_zoo/test_generate.py", "-k", "gpt2"),
+        ),
         Mutant("runtime/lookup.py", "owned |= (ids >= a) & (ids < b)", "owned |= (ids >= a) & (ids <= b)", PLACES),
     ],
 }
