@@ -110,7 +110,6 @@ def bind(model: torch.nn.Module, plan: Plan, group: Group) -> CollectiveContext:
     """Install a plan on a module that holds the rank's shards; its sites live as long as the module."""
     key = f"{plan.fingerprint}-{next(_numbers)}"
     context = install(model, plan, group, key)
-    model.__dict__["axisplit_context"] = context
     weakref.finalize(model, unregister, key)
     return context
 

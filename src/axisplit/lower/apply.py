@@ -123,7 +123,7 @@ def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -
     apply_edits(model, plan, group.rank)
     apply_captured(model, plan, group.rank, key)
     apply_places(model, plan, key)
-    context = CollectiveContext(group, sites_of(plan))
+    context = model.__dict__["axisplit_context"] = CollectiveContext(group, sites_of(plan))
     register(key, context)
     return context
 
