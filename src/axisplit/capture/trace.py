@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from axisplit.capture.calls import CallText, is_state
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
 from axisplit.capture.modes import fake_mode, quiet_shapes
@@ -39,6 +40,7 @@ class Captured:
     fake: bool
     model: torch.nn.Module  # the copy that was traced, folded as `folds` says
     folds: tuple[Fold, ...] = ()
+    calls: tuple[str, ...] = ()  # texts of the calls that were traced (see `capture.calls`)
 
 
 def normalize_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -57,18 +59,18 @@ def normalize_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
-    """Trace a model on example inputs.
+def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = ()) -> Captured:
+    """Trace a model on example inputs: every phase that runs, or exactly those in `only`.
 
     Raises: InputError if the model does not run on the inputs; CaptureError if an op cannot be represented.
     """
     folds = find_folds(model)
     if folds:
-        found = _capture_folded(model, inputs, folds)
+        found = _capture_folded(model, inputs, folds, only)
         if found is not None:
             return found
     try:
-        return _capture(model, inputs, fake=True)
+        return _capture(model, inputs, fake=True, only=only)
     except AxisplitError:
         raise
     except Exception as error:
@@ -83,7 +85,7 @@ def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
                 do="plan the loaded model rather than its config",
             ) from error
     try:
-        return _capture(model, inputs, fake=False)
+        return _capture(model, inputs, fake=False, only=only)
     except AxisplitError:
         raise
     except Exception as error:
@@ -105,10 +107,12 @@ def _does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> I
     )
 
 
-def _capture_folded(model: torch.nn.Module, inputs: Inputs, folds: tuple[Fold, ...]) -> Captured | None:
+def _capture_folded(
+    model: torch.nn.Module, inputs: Inputs, folds: tuple[Fold, ...], only: tuple[str, ...]
+) -> Captured | None:
     """The folded model's graph; None if it does not run so, or returns something for each block."""
     try:
-        found = _capture(model, inputs, fake=True, folds=folds)
+        found = _capture(model, inputs, fake=True, folds=folds, only=only)
     except Exception:  # whatever went wrong, the whole model is traced next and says so itself
         return None
     for path, _ in found.graph.outputs:
@@ -128,12 +132,16 @@ def _needs_values(error: BaseException) -> bool:
     return False
 
 
-def _capture(model: torch.nn.Module, inputs: Inputs, fake: bool, folds: tuple[Fold, ...] = ()) -> Captured:
+def _capture(
+    model: torch.nn.Module, inputs: Inputs, fake: bool, folds: tuple[Fold, ...] = (), only: tuple[str, ...] = ()
+) -> Captured:
     mode = fake_mode() if fake else None
     copied = shadow_copy(model, (lambda _, t: t) if mode is None else (lambda _, t: imitate(t)), mode, folds)
     attributes = trace_attributes(copied)
-    recorder = Recorder()
-    outputs = run_phases(copied, inputs, recorder, mode)
+    recorder, text, calls = Recorder(), CallText(model), list[str]()
+    outputs = run_phases(
+        copied, inputs, recorder, mode, only, lambda args, kwargs: calls.append(text.of(args, kwargs, model.training))
+    )
     recording = recorder.recording
     graph = Graph(
         values=tuple(recording.values),
@@ -147,7 +155,7 @@ def _capture(model: torch.nn.Module, inputs: Inputs, fake: bool, folds: tuple[Fo
         uses=build_uses(tuple(recording.nodes)),
     )
     check_graph(graph)
-    return Captured(graph, attributes, fake, copied, folds)
+    return Captured(graph, attributes, fake, copied, folds, tuple(dict.fromkeys(calls)))
 
 
 def _assumed(fake: bool, recorder: Recorder, model: torch.nn.Module) -> tuple[str, ...]:
@@ -190,9 +198,16 @@ def shadow_copy(
 
 
 def run_phases(
-    model: torch.nn.Module, inputs: Inputs, recorder: Recorder, mode: Any, only: tuple[str, ...] = ()
+    model: torch.nn.Module,
+    inputs: Inputs,
+    recorder: Recorder,
+    mode: Any,
+    only: tuple[str, ...] = (),
+    called: Callable[[tuple[Any, ...], dict[str, Any]], None] = lambda args, kwargs: None,
 ) -> list[tuple[str, int]]:
-    """Run every phase (or exactly those in `only`) under the recorder; returns output leaves as (phase:path, value)."""
+    """Run every phase (or exactly those in `only`) under the recorder; returns output leaves as (phase:path, value).
+    `called` hears of the arguments of each that ran to its end.
+    """
     for origin, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
             recorder.define(tensor, origin, name)  # type: ignore[arg-type]
@@ -204,11 +219,13 @@ def run_phases(
             recorder.define(value, "input", f"{phase}:{path}")
         try:
             with recorder.recording_ops():
-                return model(*args, **kwargs)
+                result = model(*args, **kwargs)
         except Exception:
             if not only:
                 recorder.forget_since(mark)
             raise
+        called(args, kwargs)
+        return result
 
     outputs: list[tuple[str, int]] = []
     with mode or nullcontext(), quiet_shapes(), recorder.watch(model):
@@ -240,7 +257,7 @@ def phases(
         source = kwargs["input_ids"] if "input_ids" in kwargs else kwargs[token_input]
         variants.append((" masked", {**kwargs, "attention_mask": _hiding_mask(source)}))
     for suffix, given in variants:
-        given = {**given, "use_cache": True} if "use_cache" in accepted else given
+        given = {"use_cache": True, **given} if "use_cache" in accepted else given
         result = _attempt(run, "prefill" + suffix, args, given, only)
         if result is None:
             continue
@@ -273,15 +290,29 @@ def recurrent_state(result: Any, accepted: Mapping[str, Any]) -> dict[str, Any]:
 def _decode_inputs(
     given: dict[str, Any], token_input: str, state: dict[str, Any], result: Any, accepted: Any
 ) -> dict[str, Any]:
-    """The inputs of the step after `given`: one more token, the state so far, the mask one longer."""
-    step = {k: v for k, v in given.items() if k not in ("position_ids", "cache_position", "inputs_embeds")}
+    """The inputs of the step after `given`: one more token, the state so far, positions and mask one further."""
+    step = {k: v for k, v in given.items() if k != "inputs_embeds"}
     step[token_input] = given[token_input][:, -1:]
-    mask = given.get("attention_mask")
-    if mask is not None and token_input == "input_ids":
-        step["attention_mask"] = torch.cat([mask, mask[:, -1:]], dim=1)
-    if token_input == "decoder_input_ids" and "encoder_outputs" in accepted:
+    decoder_only = token_input == "input_ids"
+    for name in ("position_ids", "cache_position", "token_type_ids"):
+        if isinstance(positions := step.pop(name, None), torch.Tensor) and decoder_only:
+            step[name] = positions[..., -1:] + (name != "token_type_ids")
+    if given.get("attention_mask") is not None and decoder_only:
+        step["attention_mask"] = _next_mask(given["attention_mask"])
+    if not decoder_only and "encoder_outputs" in accepted and "encoder_outputs" not in given:
         step["encoder_outputs"] = (result.encoder_last_hidden_state,)
     return {**step, **state}
+
+
+def _next_mask(mask: Any) -> Any:
+    """The mask of the step after: one of [B, S] grows by a token; one of [B, H, S, T] over a cache of T places, or a
+    dict of such, keeps its last row.
+    """
+    if isinstance(mask, Mapping):
+        return {name: _next_mask(item) for name, item in mask.items()}
+    if not isinstance(mask, torch.Tensor):
+        return mask
+    return torch.cat([mask, mask[:, -1:]], dim=1) if mask.dim() == 2 else mask[..., -1:, :]
 
 
 def _hiding_mask(tokens: torch.Tensor) -> torch.Tensor:
@@ -297,14 +328,7 @@ def _items(result: Any) -> list[tuple[str, Any]]:
 
 def _named_tensors(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
     args, kwargs = inputs
-    given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    for key, value in given.items():
-        if isinstance(value, torch.Tensor):
-            yield str(key), value
-        elif isinstance(value, (tuple, list)):
-            for index, item in enumerate(value):
-                if isinstance(item, torch.Tensor):
-                    yield f"{key}.{index}", item
+    return leaves({**{str(i): item for i, item in enumerate(args)}, **kwargs}, lambda tensor: tensor)
 
 
 def _convert_inputs(tree: Any, mode: Any) -> Any:
@@ -313,5 +337,8 @@ def _convert_inputs(tree: Any, mode: Any) -> Any:
     if isinstance(tree, (tuple, list)):
         return type(tree)(_convert_inputs(item, mode) for item in tree)
     if isinstance(tree, dict):
-        return {key: _convert_inputs(item, mode) for key, item in tree.items()}
-    return tree
+        made = copy.copy(tree)  # records that are dicts keep their class
+        for key, item in tree.items():
+            made[key] = _convert_inputs(item, mode)
+        return made
+    return copy.deepcopy(tree) if is_state(tree) else tree  # a cache is written to: each trace has its own

@@ -18,10 +18,63 @@ from axisplit.solve.states import Strategy
 
 
 @dataclass
-class Decision:
-    """The split program: whole graph + choice. Everything here is a pure function of the two."""
+class Parts:
+    """A whole graph with its candidate splits: what any of its ops and values looks like on a rank, for any state."""
 
     search: Search
+
+    @property
+    def graph(self) -> Graph:
+        return self.search.derived.graph
+
+    @property
+    def num_ranks(self) -> int:
+        return self.search.num_ranks
+
+    def split(self, state: str) -> Split:
+        return self.search.splits[state[2:]]
+
+    def held(self, state: str, rank: int) -> dict[Axis, Range]:
+        """Leaf ranges of a rank for values in a state; empty for whole and partial ones."""
+        if state[0] not in "SMI" or len(state) < 2:
+            return {}
+        return held_by(self.split(state), self.search.keys, rank)
+
+    def local_shape(self, value: int, state: str, rank: int) -> tuple[int, ...]:
+        held = self.held(state, rank) if state[0] == "S" else {}
+        return tuple(local_length(self.search.derived.axes, axis, held) for axis in self.search.derived.dims[value])
+
+    def layout(self, value: int, state: str) -> Layout:
+        """How a value in a split state lies on the ranks."""
+        found = layout_of(self.search.derived, value, self.split(state), self.search.keys)
+        assert found is not None, "the problem offers only states with a layout"
+        dim, period, ranges = found
+        return Layout(dim, period, ranges)
+
+    def local_arguments(self, node: Node, strategy: Strategy, rank: int) -> tuple[Any, ...]:
+        """A node's positional arguments (references left as they are) as this rank's part of the op needs them."""
+        law = self.search.derived.laws[node.index]
+        if not strategy.split:
+            return node.args
+        held = held_by(self.search.splits[strategy.split], self.search.keys, rank)
+        arguments, local = list(node.args), LocalPart(self.search.derived.axes, held)
+        for position, rewrite in law.rewrites.items():
+            if position < len(arguments):
+                arguments[position] = rewrite(local)
+        return tuple(arguments)
+
+    def without_effect(self, node: Node, strategy: Strategy, rank: int) -> set[str]:
+        """Arguments of a node that change nothing on a rank's part."""
+        law = self.search.derived.laws[node.index]
+        held = held_by(self.search.splits[strategy.split], self.search.keys, rank) if strategy.split else {}
+        local = LocalPart(self.search.derived.axes, held)
+        return {name for name, idle in law.no_effect.items() if idle(local)}
+
+
+@dataclass
+class Decision(Parts):
+    """The split program: whole graph + choice. Everything here is a pure function of the two."""
+
     choice: Choice
     captured: frozenset[str] = frozenset()  # modules that run a captured program
 
@@ -33,14 +86,6 @@ class Decision:
             if call.module in self.captured:
                 found.update(dict.fromkeys(range(call.first_node, call.last_node), call.module))
         return found
-
-    @property
-    def graph(self) -> Graph:
-        return self.search.derived.graph
-
-    @property
-    def num_ranks(self) -> int:
-        return self.search.num_ranks
 
     @cached_property
     def _made_in(self) -> dict[int, str]:
@@ -84,42 +129,3 @@ class Decision:
             for position, operand in enumerate(node.inputs()):
                 if operand == value:
                     yield node, position, states[position]
-
-    def split(self, state: str) -> Split:
-        return self.search.splits[state[2:]]
-
-    def held(self, state: str, rank: int) -> dict[Axis, Range]:
-        """Leaf ranges of a rank for values in a state; empty for whole and partial ones."""
-        if state[0] not in "SMI" or len(state) < 2:
-            return {}
-        return held_by(self.split(state), self.search.keys, rank)
-
-    def local_shape(self, value: int, state: str, rank: int) -> tuple[int, ...]:
-        held = self.held(state, rank) if state[0] == "S" else {}
-        return tuple(local_length(self.search.derived.axes, axis, held) for axis in self.search.derived.dims[value])
-
-    def layout(self, value: int, state: str) -> Layout:
-        """How a value in a split state lies on the ranks."""
-        found = layout_of(self.search.derived, value, self.split(state), self.search.keys)
-        assert found is not None, "the problem offers only states with a layout"
-        dim, period, ranges = found
-        return Layout(dim, period, ranges)
-
-    def local_arguments(self, node: Node, rank: int) -> tuple[Any, ...]:
-        """A node's positional arguments (references left as they are) as this rank's part of the op needs them."""
-        strategy, law = self.strategy(node), self.search.derived.laws[node.index]
-        if not strategy.split:
-            return node.args
-        held = held_by(self.search.splits[strategy.split], self.search.keys, rank)
-        arguments, local = list(node.args), LocalPart(self.search.derived.axes, held)
-        for position, rewrite in law.rewrites.items():
-            if position < len(arguments):
-                arguments[position] = rewrite(local)
-        return tuple(arguments)
-
-    def without_effect(self, node: Node, rank: int) -> set[str]:
-        """Arguments of a node that change nothing on a rank's part."""
-        strategy, law = self.strategy(node), self.search.derived.laws[node.index]
-        held = held_by(self.search.splits[strategy.split], self.search.keys, rank) if strategy.split else {}
-        local = LocalPart(self.search.derived.axes, held)
-        return {name for name, idle in law.no_effect.items() if idle(local)}

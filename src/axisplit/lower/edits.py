@@ -51,7 +51,7 @@ def _size_read(decision: Decision, dim: Dim, rank: int) -> int:
 
 
 def _local_integers(decision: Decision, node: Node, rank: int) -> list[int]:
-    arguments: list[Any] = list(decision.local_arguments(node, rank))
+    arguments: list[Any] = list(decision.local_arguments(node, decision.strategy(node), rank))
     return list(flat_integers((tuple(arguments), node.kwargs)))
 
 

@@ -24,7 +24,7 @@ from axisplit.lower.decision import Decision
 from axisplit.lower.edits import solve_edits
 from axisplit.lower.insert import can_insert, position_of, reachable
 from axisplit.lower.places import Place, Refusal, find_places
-from axisplit.proof.program import Mismatch, Walk
+from axisplit.proof.program import DecidedWalk, Mismatch
 from axisplit.runtime.groups import FakeGroup, Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import CollectiveContext, registered
@@ -193,7 +193,7 @@ def prove_programs(
             found.append(mismatch)
 
     if captured.fake:
-        for rank in _distinct_ranks(plan):
+        for rank in distinct_ranks(plan):
             prove(FakeGroup(rank, plan.ranks))
         return found
     try:
@@ -204,7 +204,7 @@ def prove_programs(
     return found
 
 
-def _distinct_ranks(plan: Installable) -> list[int]:
+def distinct_ranks(plan: Installable) -> list[int]:
     """One rank of each kind: same local shapes, edits, slice sizes and programs. Rank 0 differs where it alone holds
     values, which no program sees.
     """
@@ -222,6 +222,21 @@ def prove_rank(
     decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs, group: Group
 ) -> Mismatch | None:
     """Trace one rank's lowered module, on fake tensors if the whole was, and match it with the split of the whole."""
+    recorder = Recorder()
+    try:
+        graph = trace_rank(plan, captured, model, inputs, group, recorder)
+    except Exception as error:
+        return _broken(decision, recorder, group.rank, error)
+    return DecidedWalk(decision, group.rank).run(graph)
+
+
+def trace_rank(
+    plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs, group: Group, recorder: Recorder
+) -> Graph:
+    """The program of one rank in the phases that were captured: `plan` is installed on a copy of the whole model.
+
+    Raises: whatever the rank's part of the model raises.
+    """
     rank, mode = group.rank, fake_mode() if captured.fake else None
     shards = {p.name: p for p in plan.parameters}
 
@@ -235,14 +250,9 @@ def prove_rank(
     apply_edits(local_model, plan, rank)
     apply_captured(local_model, plan, rank, key)
     apply_places(local_model, plan, key)
-    recorder = Recorder()
     with registered(key, CollectiveContext(group, sites_of(plan))):
-        try:
-            outputs = run_phases(local_model, inputs, recorder, mode, decision.graph.phases)
-        except Exception as error:
-            return _broken(decision, recorder, rank, error)
-    graph = _local_graph(local_model, recorder, outputs)
-    return Walk(decision, rank).run(graph)
+        outputs = run_phases(local_model, inputs, recorder, mode, captured.graph.phases)
+    return _local_graph(local_model, recorder, outputs)
 
 
 def _local_graph(model: torch.nn.Module, recorder: Recorder, outputs: Sequence[tuple[str, int]]) -> Graph:

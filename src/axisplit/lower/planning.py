@@ -243,8 +243,18 @@ def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> 
         assumed=graph.assumed
         + _folded(captured)
         + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
-        domain=(f"phases: {', '.join(graph.phases)}", "inference: train and eval are traced as the model was given"),
+        domain=_domain(captured),
+        calls=captured.calls,
         warnings=tuple(warnings),
+    )
+
+
+def _domain(captured: Captured) -> tuple[str, ...]:
+    """What the proof holds for, in words."""
+    return (
+        f"phases: {', '.join(captured.graph.phases)}",
+        *(f"call: {call}" for call in captured.calls),
+        "other calls are proved when they come, or refused",
     )
 
 

@@ -14,12 +14,13 @@ reduction is a mismatch, found at its op.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from axisplit.capture.graph import Graph, Node, Ref
-from axisplit.lower.decision import Decision
-from axisplit.solve.states import PARTIAL, WHOLE
+from axisplit.lower.decision import Decision, Parts
+from axisplit.solve.states import PARTIAL, WHOLE, Strategy
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,42 @@ class Mismatch:
 
 
 class Walk:
-    """Checks a rank's nodes one by one, as they are issued or afterwards."""
+    """Checks a rank's nodes one by one. What is known beforehand of leaves and ops is a subclass's part."""
 
-    def __init__(self, decision: Decision, rank: int) -> None:
-        self.decision, self.whole, self.rank = decision, decision.graph, rank
+    def __init__(self, parts: Parts, rank: int) -> None:
+        self.parts, self.whole, self.rank = parts, parts.graph, rank
         self.position = 0
         self.bound: set[int] = set()
         self.whole_of: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self.mismatch: Mismatch | None = None
+
+    def held(self, value: int) -> Iterable[str]:
+        """The states in which a parameter or buffer is held."""
+        raise NotImplementedError
+
+    def ways(self, node: Node) -> Sequence[Strategy]:
+        """The strategies by which a node of the whole program may run."""
+        raise NotImplementedError
+
+    def becomes(self, node: Node, value: int, state: str) -> Iterable[str]:
+        """The states that an op of axisplit on the rank makes of a value in a state."""
+        kind = node.op._opname
+        if kind == "all_reduce" and state in (PARTIAL, "scaled"):
+            return [WHOLE]
+        if kind == "scale" and state[0] == "M":
+            return ["scaled"]
+        if kind == "all_gather" and state[0] == "S":
+            return [WHOLE]
+        if (kind == "only_first" and state == WHOLE) or (kind == "pad" and state[0] == "S"):
+            return [PARTIAL]
+        if kind == "localize" and state == WHOLE:
+            return ["localized"]
+        if kind == "mask_rows" and state == "looked up":
+            return [PARTIAL]
+        return []
+
+    def fitted(self, node: Node, strategies: Sequence[Strategy]) -> None:
+        """Hears which of its ways a node can have run by."""
 
     def bind(self, value: int, state: str, local: int) -> None:
         self.bound.add(value)
@@ -52,7 +81,8 @@ class Walk:
         """Parameters, buffers and inputs are the same by name."""
         names = {**local.parameters, **local.buffers}
         for name, value in {**self.whole.parameters, **self.whole.buffers}.items():
-            self.bind(value, self.decision.made_in(value), names[name])
+            for state in self.held(value):
+                self.bind(value, state, names[name])
         inputs = {v.name: v.index for v in local.values if v.origin == "input"}
         for info in self.whole.values:
             if info.origin == "input" and info.name in inputs:
@@ -73,28 +103,11 @@ class Walk:
 
     def _conversion(self, node: Node) -> None:
         """An axisplit op: its result is the same value in another state."""
-        kind = node.op._opname
         source = next(node.inputs())
         (output,) = node.outputs
         for value, state in list(self.whole_of[source]):
-            if kind == "all_reduce" and state in (PARTIAL, "scaled"):
-                self.bind(value, WHOLE, output)
-            elif kind == "scale" and state[0] == "M":
-                self.bind(value, "scaled", output)
-            elif kind == "all_gather" and state[0] == "S":
-                self.bind(value, WHOLE, output)
-            elif (kind == "only_first" and state == WHOLE) or (kind == "pad" and state[0] == "S"):
-                self.bind(value, PARTIAL, output)
-            elif kind == "take" and state == WHOLE:
-                self._bind_taken(value, node, output)
-            elif kind == "localize" and state == WHOLE:
-                self.bind(value, "localized", output)
-            elif kind == "mask_rows" and state == "looked up":
-                self.bind(value, PARTIAL, output)
-
-    def _bind_taken(self, value: int, node: Node, output: int) -> None:
-        for state in {state for _, _, state in self.decision.uses(value) if state[0] == "S"}:
-            self.bind(value, state, output)
+            for made in self.becomes(node, value, state):
+                self.bind(value, made, output)
 
     def _step(self, node: Node, local: Graph) -> bool:
         if self.position >= len(self.whole.nodes):
@@ -107,71 +120,100 @@ class Walk:
             return self._fail(
                 whole, f"{node.name} is issued in {node.module or 'the model'} where {whole.name} belongs"
             )
-        strategy = self.decision.strategy(whole)
-        operands = list(zip(whole.inputs(), node.inputs(), strict=False))
         if len(list(whole.inputs())) != len(list(node.inputs())):
             return self._fail(whole, f"{node.name} has another number of operands")
-        for (value, given), state in zip(operands, strategy.inputs, strict=True):
-            wanted = "localized" if state[0] == "I" else state
+        if len(whole.outputs) != len(node.outputs):
+            return self._fail(whole, f"{_place(node)} has {len(node.outputs)} results")
+        for value, given in zip(whole.inputs(), node.inputs(), strict=True):
             if self.whole.values[value].origin == "constant" and value not in self.bound:
                 self.bind(value, WHOLE, given)
+        return self._run_by(whole, node, local)
+
+    def _run_by(self, whole: Node, node: Node, local: Graph) -> bool:
+        """Bind the results of every way in which the op can have run; a failure if there is none."""
+        fitting, reason = [], ""
+        for strategy in self.ways(whole):
+            unread = self.unread(whole, node, strategy)
+            wrong = unread or self._differs(whole, node, strategy) or self._misshapen(whole, node, strategy, local)
+            if not wrong:
+                fitting.append(strategy)
+            elif not unread or not reason:
+                reason = wrong
+        self.fitted(whole, fitting)
+        for strategy in fitting:
+            self._bind_outputs(whole, node, strategy)
+        return bool(fitting) or self._fail(whole, reason)
+
+    def unread(self, whole: Node, node: Node, strategy: Strategy) -> str:
+        """Which operand is not the split program's value in the state that a strategy needs; "" if all are."""
+        for value, given, state in zip(whole.inputs(), node.inputs(), strategy.inputs, strict=True):
+            wanted = "localized" if state[0] == "I" else state
             if (value, wanted) not in self.whole_of[given]:
                 found = ", ".join(f"%{v} in {s}" for v, s in self.whole_of[given]) or "no value of the split program"
-                return self._fail(whole, f"{_place(node)} reads {found}, needed %{value} in {wanted}")
-        if not self._same_arguments(whole, node):
-            return False
-        return self._bind_outputs(whole, node, local)
+                return f"{_place(node)} reads {found}, needed %{value} in {wanted}"
+        return ""
 
     def _skip_idle(self, node: Node) -> None:
         """Pass over views of the whole program that change nothing on this rank's part, where the rank's Python leaves
         them out (`if n_rep == 1: return x`): views that keep the order of elements, back to the shape they began with.
         """
-        start, moved = self.position, dict[int, tuple[int, str, tuple[int, ...]]]()
+        start, moved = self.position, dict[tuple[int, str], tuple[int, str, tuple[int, ...]]]()
         while self.position < len(self.whole.nodes) and self.whole.nodes[self.position].op is not node.op:
             whole = self.whole.nodes[self.position]
-            inputs = list(whole.inputs())
-            if whole.op._opname not in _ORDER_KEEPING or len(inputs) != 1:
+            if whole.op._opname not in _ORDER_KEEPING or len(list(whole.inputs())) != 1:
                 break
-            strategy = self.decision.strategy(whole)
-            source, state = inputs[0], strategy.outputs[0]
-            shape = self.decision.local_shape(source, strategy.inputs[0], self.rank)
-            origin, held, shape = moved.get(source, (source, strategy.inputs[0], shape))
-            made = self.decision.local_shape(whole.outputs[0], state, self.rank)
-            if _count(made) != _count(shape):
+            idle = [strategy for strategy in self.ways(whole) if self._keeps_all(whole, strategy, moved)]
+            if not idle:
                 break
-            moved[whole.outputs[0]] = (origin, held, shape)
-            if made == shape:
-                for local in [x for x, known in self.whole_of.items() if (origin, held) in known]:
-                    self.bind(whole.outputs[0], state, local)
+            self.fitted(whole, idle)
             self.position += 1
         else:
             return
         if self.position < len(self.whole.nodes) and self.whole.nodes[self.position].op is not node.op:
             self.position = start
 
-    def _same_arguments(self, whole: Node, node: Node) -> bool:
-        wanted = _filled(whole, self.decision.local_arguments(whole, self.rank))
-        given = _filled(node, node.args)
-        idle = self.decision.without_effect(whole, self.rank)
-        for name, left in wanted.items():
-            if name not in idle and not _same(left, given[name]):
-                return self._fail(whole, f"{_place(node)} has {name} {given[name]}, needed {left}")
+    def _keeps_all(
+        self, whole: Node, strategy: Strategy, moved: dict[tuple[int, str], tuple[int, str, tuple[int, ...]]]
+    ) -> bool:
+        """Whether a view has as many elements on this rank as what it began with; back in its shape it is that."""
+        source, output = next(whole.inputs()), whole.outputs[0]
+        held, made = strategy.inputs[0], strategy.outputs[0]
+        shape = self.parts.local_shape(source, held, self.rank)
+        origin, first, shape = moved.get((source, held), (source, held, shape))
+        after = self.parts.local_shape(output, made, self.rank)
+        if _count(after) != _count(shape):
+            return False
+        moved[output, made] = (origin, first, shape)
+        if after == shape:
+            for local in [x for x, known in self.whole_of.items() if (origin, first) in known]:
+                self.bind(output, made, local)
         return True
 
-    def _bind_outputs(self, whole: Node, node: Node, local: Graph) -> bool:
-        if len(whole.outputs) != len(node.outputs):
-            return self._fail(whole, f"{_place(node)} has {len(node.outputs)} results")
-        strategy = self.decision.strategy(whole)
-        looks_up = any(state[0] == "I" for state in strategy.inputs)
+    def _differs(self, whole: Node, node: Node, strategy: Strategy) -> str:
+        """Which argument is not the rank's own; "" if all are."""
+        wanted = _filled(whole, self.parts.local_arguments(whole, strategy, self.rank))
+        given = _filled(node, node.args)
+        idle = self.parts.without_effect(whole, strategy, self.rank)
+        for name, left in wanted.items():
+            if name not in idle and not _same(left, given[name]):
+                return f"{_place(node)} has {name} {given[name]}, needed {left}"
+        return ""
+
+    def _misshapen(self, whole: Node, node: Node, strategy: Strategy, local: Graph) -> str:
+        """Which result has not the rank's shape or the whole's dtype; "" if all have."""
         for value, made, state in zip(whole.outputs, node.outputs, strategy.outputs, strict=True):
-            shape = self.decision.local_shape(value, state, self.rank)
+            shape = self.parts.local_shape(value, state, self.rank)
             found = local.values[made].shape
             if shape != found:
-                return self._fail(whole, f"{_place(node)} makes {list(found)}, needed {list(shape)}")
+                return f"{_place(node)} makes {list(found)}, needed {list(shape)}"
             if self.whole.values[value].dtype != local.values[made].dtype:
-                return self._fail(whole, f"{_place(node)} makes another dtype")
+                return f"{_place(node)} makes another dtype"
+        return ""
+
+    def _bind_outputs(self, whole: Node, node: Node, strategy: Strategy) -> None:
+        looks_up = any(state[0] == "I" for state in strategy.inputs)
+        for value, made, state in zip(whole.outputs, node.outputs, strategy.outputs, strict=True):
             self.bind(value, "looked up" if looks_up else state, made)
-        return True
 
     def _outputs(self, local: Graph) -> Mismatch | None:
         given = dict(local.outputs)
@@ -183,6 +225,25 @@ class Walk:
     def _fail(self, node: Node | None, reason: str) -> bool:
         self.mismatch = Mismatch(self.rank, None if node is None else node.index, reason)
         return False
+
+
+class DecidedWalk(Walk):
+    """A walk along a decision: one state for each leaf, one strategy for each op."""
+
+    def __init__(self, decision: Decision, rank: int) -> None:
+        super().__init__(decision, rank)
+        self.decision = decision
+
+    def held(self, value: int) -> Iterable[str]:
+        return [self.decision.made_in(value)]
+
+    def ways(self, node: Node) -> Sequence[Strategy]:
+        return [self.decision.strategy(node)]
+
+    def becomes(self, node: Node, value: int, state: str) -> Iterable[str]:
+        if node.op._opname == "take" and state == WHOLE:
+            return {needed for _, _, needed in self.decision.uses(value) if needed[0] == "S"}
+        return super().becomes(node, value, state)
 
 
 def _place(node: Node) -> str:

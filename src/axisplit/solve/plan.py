@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from axisplit.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Ranges = tuple[tuple[int, int], ...]
 
 
@@ -144,6 +144,7 @@ class Plan:
     excluded: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()  # the calls whose programs were proved, as texts (see `capture.calls`)
     schema_version: int = SCHEMA_VERSION
     warnings: tuple[str, ...] = field(default=())
 
@@ -256,7 +257,7 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         made["edits"] = tuple(EditPlan(**_tuples(e)) for e in data["edits"])
         made["collectives"] = tuple(CollectivePlan(**c) for c in data["collectives"])
         made["axes"] = tuple(AxisPlan(**_tuples(a)) for a in data["axes"])
-        for name in ("constraints", "excluded", "assumed", "domain", "warnings"):
+        for name in ("constraints", "excluded", "assumed", "domain", "calls", "warnings"):
             made[name] = tuple(data[name])
         return Plan(**made)
     except (KeyError, TypeError) as error:
