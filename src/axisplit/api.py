@@ -13,6 +13,7 @@ import torch
 from axisplit.capture.trace import Inputs
 from axisplit.errors import InputError, PlanMismatchError
 from axisplit.lower.apply import install, take_shard
+from axisplit.lower.guard import Guard
 from axisplit.lower.planning import make_plan
 from axisplit.proof.processes import error_on_processes
 from axisplit.proof.verify import Verdict, verify_plan
@@ -107,9 +108,13 @@ def parallelize(
 
 
 def bind(model: torch.nn.Module, plan: Plan, group: Group) -> CollectiveContext:
-    """Install a plan on a module that holds the rank's shards; its sites live as long as the module."""
+    """Install a plan on a module that holds the rank's shards; its sites live as long as the module. Calls outside what
+    the plan was proved for are proved when they come, or refused.
+    """
+    guard = Guard(model, plan)
     key = f"{plan.fingerprint}-{next(_numbers)}"
     context = install(model, plan, group, key)
+    guard.attach(model)
     weakref.finalize(model, unregister, key)
     return context
 

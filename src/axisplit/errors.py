@@ -10,6 +10,8 @@
     ├── CollectiveError      a rank failed, was late, or disagrees with the others
     └── ProofError           the proof failed, or could not be made
 
+    UnprovedCallWarning      a call of a parallelized model whose program could not be traced, hence not proved
+
 Each says what, where, got, needed and what to do; all offenders at once. Our own invariants are `assert`s.
 """
 
@@ -115,3 +117,7 @@ class CollectiveError(AxisplitError):
 
 class ProofError(AxisplitError):
     """The proof failed, or could not be made."""
+
+
+class UnprovedCallWarning(UserWarning):
+    """A call of a parallelized model that runs without having been proved: its program cannot be traced."""

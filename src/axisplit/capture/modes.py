@@ -13,6 +13,7 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from axisplit.capture.calls import autocast_device
 from axisplit.capture.provenance import Dim, TracedInt
 
 if TYPE_CHECKING:
@@ -111,3 +112,16 @@ def quiet_shapes() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+@contextmanager
+def outside_modes() -> Iterator[None]:
+    """Tracing in the middle of somebody's call: whatever modes that runs under are left for the duration, but autocast,
+    which belongs to the program. Fake tensors are on the CPU, so the accelerator's is entered for the CPU.
+    """
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    device = autocast_device()
+    dtype = torch.get_autocast_dtype(device) if device else None
+    with torch.inference_mode(False), _disable_current_modes(), torch.autocast("cpu", dtype, enabled=bool(device)):
+        yield

@@ -228,8 +228,8 @@ def run_phases(
         return result
 
     outputs: list[tuple[str, int]] = []
+    args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
     with mode or nullcontext(), quiet_shapes(), recorder.watch(model):
-        args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
         for phase, result in phases(model, args, kwargs, run, only):
             outputs += [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
     return outputs
@@ -333,7 +333,8 @@ def _named_tensors(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[t
 
 def _convert_inputs(tree: Any, mode: Any) -> Any:
     if isinstance(tree, torch.Tensor):
-        return tree if mode is None else imitate(tree)
+        with mode or nullcontext():
+            return tree if mode is None else imitate(tree)
     if isinstance(tree, (tuple, list)):
         return type(tree)(_convert_inputs(item, mode) for item in tree)
     if isinstance(tree, dict):

@@ -73,7 +73,7 @@ def _held(parts: Parts, parameters: Mapping[str, ParameterPlan]) -> dict[int, li
 
 
 def _ranges(parts: Parts, value: int, state: str) -> tuple[tuple[tuple[Range, ...], ...], ...]:
-    """rank -> dim -> index ranges of a value in a split state."""
+    """Rank -> dim -> index ranges of a value in a split state."""
     derived = parts.search.derived
     return tuple(
         tuple(tuple(local_ranges(derived.axes, axis, held)) for axis in derived.dims[value])
