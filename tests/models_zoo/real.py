@@ -54,3 +54,22 @@ def mismatches(rank: int, world_size: int, plan_file: str) -> list[str]:
         except axisplit.errors.PlanMismatchError as error:
             texts.append(str(error))
     return texts
+
+
+def attentions_asked_for(rank: int, world_size: int, plan_file: str, ids: torch.Tensor) -> tuple[float, str]:
+    """What a parallelized llama that computes its attention in Python gives, and says when asked for its attentions."""
+    whole = eager_llama()
+    model = axisplit.parallelize(eager_llama(), axisplit.Plan.load(plan_file))
+    with torch.no_grad():
+        error = (model(ids).logits - whole(ids).logits).abs().max().item()
+        try:
+            model(ids, output_attentions=True)
+        except axisplit.errors.ProofError as refused:
+            return error, str(refused)
+    return error, "not refused"
+
+
+def eager_llama() -> torch.nn.Module:
+    model = build("llama")
+    model.set_attn_implementation("eager")
+    return model
