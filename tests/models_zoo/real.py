@@ -8,7 +8,7 @@ import torch
 
 import axisplit
 from models_zoo.equality import Outputs, run
-from models_zoo.small import Attention, Mlp
+from models_zoo.small import Attention, Branches, Mlp
 from models_zoo.tiny import ZOO, build, perturb
 
 
@@ -56,20 +56,14 @@ def mismatches(rank: int, world_size: int, plan_file: str) -> list[str]:
     return texts
 
 
-def attentions_asked_for(rank: int, world_size: int, plan_file: str, ids: torch.Tensor) -> tuple[float, str]:
-    """What a parallelized llama that computes its attention in Python gives, and says when asked for its attentions."""
-    whole = eager_llama()
-    model = axisplit.parallelize(eager_llama(), axisplit.Plan.load(plan_file))
+def branch_asked_for(rank: int, world_size: int, plan_file: str, x: torch.Tensor) -> tuple[float, str]:
+    """How far a branch that was not planned is from the whole model's, and what is said to one that is split."""
+    whole = perturb(Branches()).eval()
+    model = axisplit.parallelize(perturb(Branches()).eval(), axisplit.Plan.load(plan_file))
     with torch.no_grad():
-        error = (model(ids).logits - whole(ids).logits).abs().max().item()
+        error = (model(x, "squashed") - whole(x, "squashed")).abs().max().item()
         try:
-            model(ids, output_attentions=True)
+            model(x, "hidden")
         except axisplit.errors.ProofError as refused:
             return error, str(refused)
     return error, "not refused"
-
-
-def eager_llama() -> torch.nn.Module:
-    model = build("llama")
-    model.set_attn_implementation("eager")
-    return model

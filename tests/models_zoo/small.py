@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
 
 
 class Mlp(nn.Module):
@@ -17,6 +17,27 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.down(gelu(self.up(x)))
+
+
+class Branches(Mlp):
+    """What is done with the hidden units is the caller's choice."""
+
+    def forward(self, x: Tensor, how: str = "", offset: Tensor | float | None = None) -> Tensor:
+        hidden = self.up(x)
+        if how == "hidden":
+            return hidden
+        if how == "normed":
+            hidden = hidden.softmax(-1)
+        if how == "swapped":
+            hidden = hidden.flip(-1)
+        if how == "noisy":
+            hidden = dropout(hidden, 0.1, self.training)
+        if how == "in order" and hidden.amin() < 0:
+            hidden = hidden.abs()
+        if offset is not None:
+            hidden = hidden * (1 + offset)
+        y = self.down(hidden.tanh().square())
+        return y.sigmoid() if how == "squashed" else y
 
 
 class Attention(nn.Module):

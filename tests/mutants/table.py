@@ -27,6 +27,7 @@ CHOICES = ("tests/proof/test_choices.py", "-k", "not mixture")
 BOUND = ("tests/proof/test_numbers.py", "-k", "bound")
 EDITS = ("tests/lower/test_edits.py",)
 PLACES = ("tests/lower/test_places.py",)
+GUARD = ("tests/lower/test_guard.py", "-k", "branches or dropout or compared or text or again")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
@@ -181,6 +182,28 @@ MUTANTS: dict[str, list[Mutant]] = {
             "SAFETY, EXACT_TOLERANCE, CONTROL_FACTOR = 3, 0.01,",
             BOUND,
         ),
+    ],
+    "guard": [
+        Mutant("lower/guard.py", "        if call in self.proved:\n", "        if True:\n", GUARD),
+        Mutant(
+            "lower/guard.py",
+            "        if reason:\n            self.refused",
+            "        if True:\n            self.refused",
+            GUARD,
+        ),
+        Mutant("lower/guard.py", "        if random is not None:", "        if False:", GUARD),
+        Mutant("lower/guard.py", "return not switches or all(switches)", "return True", GUARD),
+        Mutant("proof/inference.py", "if _ranges(parts, value, state) == plan.ranges", "", GUARD),
+        Mutant(
+            "proof/inference.py",
+            "return layouts[0].dim == layouts[1].dim % len(shape) and _same_spread(*layouts, shape[layouts[0].dim])",
+            "return True",
+            GUARD,
+        ),
+        Mutant(
+            "capture/calls.py", "if type(value) not in _PLAIN or usual.get(name, _ABSENT) != value:", "if True:", GUARD
+        ),
+        Mutant("capture/calls.py", "parts.sort()", "pass", GUARD),
     ],
     "rules and solving": [
         Mutant(

@@ -41,6 +41,8 @@ from axisplit.solve.build import Search, find_splits
 from axisplit.solve.plan import Plan
 from axisplit.solve.ties import find_ties
 
+FIRST = ("forward", "prefill")
+WITH_NEXT = (*FIRST, "decode")
 PAST = 2  # tokens in front of a decode call that is traced and does not say how many there were
 Arguments = dict[str, Any]
 
@@ -103,28 +105,32 @@ class Guard:
         return ""
 
     def _prove_one(self, call: str, given: Arguments, optional: bool) -> str:
+        """As `_prove`, for one way to take a call. One without a state is traced with the step after it if that can be:
+        it will come next. A call that is `optional` need not run.
+        """
         self._empty |= {kind(v): copy.deepcopy(v) for v in given.values() if is_state(v) and not holds_tensors(v)}
-        arguments, phases = from_the_beginning(given, self._empty)
-        captured = self._capture(arguments, phases, optional)
-        if captured is None:
-            return ""
+        arguments, reason = from_the_beginning(given, self._empty), ""
+        ways = (WITH_NEXT,) if any(map(is_state, given.values())) else (WITH_NEXT, FIRST)
+        for phases in ways:
+            try:
+                reason = self._match(call, arguments, phases)
+            except (InputError, CaptureError) as error:
+                if phases is ways[-1] and not (optional and isinstance(error, InputError)):
+                    raise _NotTraceable(f"{error.what}: {error.got or ''}".rstrip(": ")) from error
+                continue
+            if not reason:
+                break
+        return reason
+
+    def _match(self, call: str, arguments: Arguments, phases: tuple[str, ...]) -> str:
+        """Capture the whole model in these phases, match the ranks, remember what was proved."""
+        captured = capture(self._skeleton, arguments, phases)
         if call not in captured.calls:
             raise _NotTraceable(f"it cannot be reached from a call without its state, only {'; '.join(captured.calls)}")
         reason = self._mismatch(captured, arguments)
         if not reason:
             self.proved.update(captured.calls)
         return reason
-
-    def _capture(self, arguments: Arguments, phases: tuple[str, ...], optional: bool) -> Captured | None:
-        """The whole model's program; None if it does not run and need not."""
-        try:
-            return capture(self._skeleton, arguments, phases)
-        except InputError as error:
-            if optional:
-                return None
-            raise _NotTraceable(error.got or error.what) from error
-        except CaptureError as error:
-            raise _NotTraceable(f"{error.what}: {error.got or ''}".rstrip(": ")) from error
 
     def _mismatch(self, captured: Captured, arguments: Arguments) -> str:
         """Trace every kind of rank and match them with the whole program."""
@@ -189,21 +195,20 @@ def _with_and_without_mask(given: Arguments) -> Iterator[Arguments]:
         yield {name: value for name, value in given.items() if name != "attention_mask"}
 
 
-def from_the_beginning(given: Arguments, empty: Mapping[str, Any]) -> tuple[Arguments, tuple[str, ...]]:
-    """The call to trace for a call, and in which phases. A filled state is left out, or replaced by an empty one of its
+def from_the_beginning(given: Arguments, empty: Mapping[str, Any]) -> Arguments:
+    """The call to trace for a call. A filled state is left out, or replaced by an empty one of its
     kind, with as many tokens as the mask says were before (or `PAST`); then decode is the call itself.
     """
     filled = {name for name, value in given.items() if is_state(value) and holds_tensors(value)}
     if not filled:
-        recurs = any(map(is_state, given.values()))
-        return given, ("forward", "prefill", "decode") if recurs else ("forward", "prefill")
+        return given
     rest = {name: value for name, value in given.items() if name not in filled}
     rest |= {name: empty[kind(given[name])] for name in filled if kind(given[name]) in empty}
     tokens = next((rest[n] for n in ("decoder_input_ids", "input_ids") if isinstance(rest.get(n), torch.Tensor)), None)
     if tokens is not None:
         before = _tokens_before(tokens, rest)
         rest = {name: _lengthened(name, value, tokens.shape[-1], before, rest) for name, value in rest.items()}
-    return rest, ("forward", "prefill", "decode")
+    return rest
 
 
 def _tokens_before(tokens: torch.Tensor, given: Arguments) -> int:
