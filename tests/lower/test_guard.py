@@ -13,6 +13,7 @@ from torch import nn
 
 import axisplit
 from axisplit.capture.calls import CallText
+from axisplit.capture.trace import normalize_inputs
 from axisplit.errors import ProofError, UnprovedCallWarning
 from axisplit.lower.apply import make_rank
 from axisplit.lower.guard import Guard
@@ -22,7 +23,7 @@ from axisplit.runtime.sites import unregister
 from lower.test_edits import planned
 from models_zoo import real
 from models_zoo.small import Branches, Mlp, Slopes
-from models_zoo.tiny import build, ids, perturb
+from models_zoo.tiny import ZOO, build, ids, perturb
 
 T = TypeVar("T")
 
@@ -186,6 +187,20 @@ def test_branches_that_the_ranks_can_take(arguments):
                 torch.testing.assert_close(y, whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("olmo2", 2), ("mamba", 3), ("encoder layer", 3), ("mpt", 2), ("bloom", 3)]
+)
+def test_what_a_plan_decided_is_inferred(name, ranks):
+    """With no call known beforehand: weighted means, scans, captured programs, no cache by default, slopes of heads."""
+    model, inputs = build(name), ZOO[name].inputs(2, 9)
+    guard = Guard(model, replace(axisplit.plan(model, inputs, ranks=ranks), calls=()))
+    args, kwargs = normalize_inputs(inputs)
+    text = CallText(model).of(args, kwargs, training=False)
+    guard._decide(text, model, args, kwargs)
+    assert guard.refused == {}
+    assert text in guard.proved
+
+
 def test_dropout_that_was_off_is_refused():
     model, plan, x = branches()
     model(x, "noisy")
@@ -251,7 +266,7 @@ def test_the_text_of_a_call():
     assert of(x, x > 0) == of(mask=x > 0, x=x) == "mask=bool[2], x=float[2]; eval"
     assert of(x, None, 1.0, True, scores=False) == of(x) == of(x, use_cache=True) == "x=float[2]; eval"
     assert of(x, scale=None, use_cache=False) == "scale=None, use_cache=False, x=float[2]; eval"
-    assert of(x, scale=2.0, depth=4, scores=True) == "depth=int, scale=float, scores=True, x=float[2]; eval"
+    assert of(x, scale=2.0, depth=3, scores=True) == "depth=int, scale=float, scores=True, x=float[2]; eval"
     assert of(x, None, 1.0, None, x.long()) == "*0=int[2], x=float[2]; eval"
     assert of((x, None), mask={"full": x > 0}, how="fast") == (
         "how='fast', mask={full: bool[2]}, x=(float[2], None); eval"

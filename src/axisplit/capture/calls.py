@@ -7,8 +7,8 @@ family of dtypes and number of dims, a bool or a string itself, `int` and `float
 objects (caches, states), containers item by item; then whether the model trains, and autocast's dtype if it is on.
 Sizes are not part of it: a proof holds for all.
 
-An argument counts as not given if it equals the default of the forward's signature, or, where that is None, the plain
-value of the same name in the model's config (`use_cache`, `return_dict`): that is what such models then read.
+An argument counts as not given if it equals the default of the forward's signature, or, where that is None, the flag of
+the same name in the model's config (`use_cache`, `return_dict`): that is what such models then read.
 Positional and keyword calls have one text.
 """
 
@@ -33,13 +33,18 @@ class CallText:
         self._names = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
         config = vars(getattr(model, "config", None) or object.__new__(_NoConfig))
-        self._usual = {**{n: v for n, v in config.items() if type(v) in _PLAIN}, **defaults}
+        self._usual = {**{n: v for n, v in config.items() if isinstance(v, bool)}, **defaults}
         self._not_none = frozenset(defaults)
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """All arguments by name; those beyond the signature's names are called `*0`, `*1`, ..."""
         extra = {f"*{i}": value for i, value in enumerate(args[len(self._names) :])}
         return {**dict(zip(self._names, args, strict=False)), **extra, **kwargs}
+
+    def flags_left_to_config(self, given: Mapping[str, Any]) -> dict[str, bool]:
+        """Flags that the forward takes and that are not given: what they are then."""
+        absent = (n for n in self._names if given.get(n) is None and n not in self._not_none)
+        return {name: self._usual[name] for name in absent if name in self._usual}
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> str:
         """The text of one call, under the current autocast."""

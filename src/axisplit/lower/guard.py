@@ -110,6 +110,9 @@ class Guard:
         """
         self._empty |= {kind(v): copy.deepcopy(v) for v in given.values() if is_state(v) and not holds_tensors(v)}
         arguments, reason = from_the_beginning(given, self._empty), ""
+        arguments |= self._text.flags_left_to_config(
+            arguments
+        )  # else capture asks for a cache, whatever the config says
         ways = (WITH_NEXT,) if any(map(is_state, given.values())) else (WITH_NEXT, FIRST)
         for phases in ways:
             try:
@@ -201,7 +204,7 @@ def from_the_beginning(given: Arguments, empty: Mapping[str, Any]) -> Arguments:
     """
     filled = {name for name, value in given.items() if is_state(value) and holds_tensors(value)}
     if not filled:
-        return given
+        return dict(given)
     rest = {name: value for name, value in given.items() if name not in filled}
     rest |= {name: empty[kind(given[name])] for name in filled if kind(given[name]) in empty}
     tokens = next((rest[n] for n in ("decoder_input_ids", "input_ids") if isinstance(rest.get(n), torch.Tensor)), None)
