@@ -16,7 +16,7 @@ from axisplit.lower.apply import install, take_shard
 from axisplit.lower.guard import Guard
 from axisplit.lower.planning import make_plan
 from axisplit.proof.processes import error_on_processes
-from axisplit.proof.verify import Verdict, verify_plan
+from axisplit.proof.verify import Verdict, verify_plan, with_gradients
 from axisplit.runtime.groups import Group, ProcessGroup
 from axisplit.runtime.sites import CollectiveContext, unregister
 from axisplit.solve.plan import Plan
@@ -72,13 +72,14 @@ def verify(
     Ranks are simulated in this process.
 
     Args:
-        gradients: not available yet.
+        gradients: compare every parameter's gradient too, in the mode (train or eval) the model is in.
         processes: run on real local processes too; their error must be within the same bound.
-    Raises: PlanMismatchError if the plan was made for another model; InputError if gradients are asked for.
+    Raises: PlanMismatchError if the plan was made for another model; InputError if gradients are asked for and the
+        model is not deterministic (dropout in training mode).
     """
-    if gradients:
-        raise InputError("gradients cannot be verified yet", do="verify the forward: leave gradients out")
     verdict = verify_plan(model, inputs, plan)
+    if gradients:
+        verdict = with_gradients(verdict, model, inputs, plan)
     if not processes or verdict.numbers is None:
         return verdict
     error = error_on_processes(model, inputs, plan, verdict.numbers.choices)

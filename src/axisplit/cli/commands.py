@@ -73,18 +73,14 @@ def verify(
     seq: Seq = None,
     plan_file: PlanFile = None,
     processes: Annotated[bool, typer.Option("--processes", help="Run on real local processes too.")] = False,
-    gradients: Annotated[bool, typer.Option("--gradients", help="Not available yet.")] = False,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Compare every gradient too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Prove the plan and measure it: exit code 0 if equal, 1 if different, 2 if it could not be told."""
     from axisplit.cli.planning import prove
-    from axisplit.errors import InputError
 
-    if gradients:
-        raise InputError(
-            "gradients cannot be verified yet", where="--gradients", do="leave it out to verify the forward"
-        )
-    judged = prove(model, ranks, batch, seq, _load_plan(plan_file, ranks), processes=processes)
+    plan = _load_plan(plan_file, ranks)
+    judged = prove(model, ranks, batch, seq, plan, gradients=gradients, processes=processes)
     _print(judged, judged.to_json(), as_json)
     raise typer.Exit(judged.exit_code)
 

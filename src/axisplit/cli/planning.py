@@ -61,9 +61,9 @@ class Judged:
         return 2 if self.verdict.could_not or self.verdict.equal is None else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `axisplit verify --json`; gradients are not verified yet."""
+        """The fields of `axisplit verify --json`."""
         processes = None if self.processes is None else vars(self.processes)
-        return {**self.verdict.to_json(), "gradients": None, "processes": processes}
+        return {**self.verdict.to_json(), "processes": processes}
 
     def __str__(self) -> str:
         if self.processes is None:
@@ -75,7 +75,9 @@ class Judged:
         return f"{self.verdict}\n{line}"
 
 
-def prove(name: str, ranks: int, batch: int | None, seq: int | None, plan: Plan | None, *, processes: bool) -> Judged:
+def prove(
+    name: str, ranks: int, batch: int | None, seq: int | None, plan: Plan | None, *, gradients: bool, processes: bool
+) -> Judged:
     """The verdict on a model's plan, made now unless one is given.
 
     Raises: PlanMismatchError if the plan is not for this model.
@@ -88,7 +90,7 @@ def prove(name: str, ranks: int, batch: int | None, seq: int | None, plan: Plan 
         with step(f"deriving the plan for {ranks} ranks"):
             plan = axisplit.plan(model, inputs, ranks=ranks, name=source.name)
     with step("verifying: laws, programs, numbers, control"):
-        verdict = axisplit.verify(model, inputs, plan)
+        verdict = axisplit.verify(model, inputs, plan, gradients=gradients)
     if not processes or verdict.numbers is None:
         return Judged(verdict, None)
     from axisplit.cli.generation import threads_for

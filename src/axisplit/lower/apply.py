@@ -17,9 +17,10 @@ from axisplit.capture.trace import shadow_copy
 from axisplit.lower.captured import install_captured
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.runtime import collectives, lookup
+from axisplit.runtime.definition import DEFINED
 from axisplit.runtime.groups import Group
 from axisplit.runtime.layout import Layout
-from axisplit.runtime.sites import CollectiveContext, Site, register
+from axisplit.runtime.sites import CollectiveContext, Kind, Site, register
 from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
 
 
@@ -39,13 +40,15 @@ class Installable(Protocol):
 
 
 Step = Callable[[torch.Tensor], torch.Tensor]
-OPS = {
+OPS: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
     "all_reduce": collectives.all_reduce,
     "all_gather": collectives.all_gather,
     "take": collectives.take,
     "only_first": collectives.only_first,
     "pad": collectives.pad,
     "scale": collectives.scale,
+    "enter": collectives.enter,
+    "leave": collectives.leave,
 }
 
 
@@ -55,9 +58,27 @@ def sites_of(plan: Installable) -> list[Site]:
     for steps in [*(p.steps for p in plan.places), *(c.steps for c in plan.captured)]:
         for step in steps:
             layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
-            sites[step.name] = Site(step.name, step.kind, layout, step.weights)  # type: ignore[arg-type]
+            sites[step.name] = Site(step.name, step.kind, layout, step.weights, step.partial)  # type: ignore[arg-type]
     found = [_argmax_site(place) for place in plan.places if place.reads]
-    return [*sites.values(), *(site for site in found if site is not None)]
+    return [*sites.values(), *(site for site in found if site is not None), *map(_gradient_site, _summed(plan))]
+
+
+GRADIENT = ":gradient"
+"""Ends the name of the site at which a parameter's gradient is summed."""
+_GRADIENT_KINDS: dict[str, Kind] = {"sum": "all_reduce", "shared": "sum_shared", "first": "only_first"}
+
+
+def _summed(plan: Installable) -> list[ParameterPlan]:
+    return [p for p in plan.parameters if p.gradient != "own" and p.kind == "parameter"]
+
+
+def _gradient_site(parameter: ParameterPlan) -> Site:
+    layout = None
+    if parameter.gradient == "shared":
+        whole = [((0, size),) for size in parameter.shape]
+        (dim,) = [d for d, _ in enumerate(whole) if any(held[d] != whole[d] for held in parameter.ranges)]
+        layout = Layout(dim, parameter.shape[dim], tuple(held[dim] for held in parameter.ranges))
+    return Site(parameter.name + GRADIENT, _GRADIENT_KINDS[parameter.gradient], layout)
 
 
 class LocalOutputs:
@@ -123,6 +144,7 @@ def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -
     apply_edits(model, plan, group.rank)
     apply_captured(model, plan, group.rank, key)
     apply_places(model, plan, key)
+    apply_gradients(model, plan, key)
     context = model.__dict__["axisplit_context"] = CollectiveContext(group, sites_of(plan))
     register(key, context)
     return context
@@ -139,6 +161,20 @@ def apply_captured(model: torch.nn.Module, plan: Installable, rank: int, key: st
     for module in dict.fromkeys(c.module for c in plan.captured):
         programs = [c for c in plan.captured if c.module == module]
         install_captured(model.get_submodule(module), programs, rank, key)
+
+
+def apply_gradients(model: torch.nn.Module, plan: Installable, key: str) -> None:
+    """After each backward, sum the gradients of parameters that several ranks use a part each of. A hook on the
+    parameter itself: it sees each backward's own gradient, so accumulation over several adds up.
+    """
+    parameters = dict(model.named_parameters())
+    for planned in _summed(plan):
+        site = f"{key}/{planned.name}{GRADIENT}"
+        parameter, kind = parameters[planned.name], _GRADIENT_KINDS[planned.gradient]
+        trained = parameter.requires_grad
+        parameter.requires_grad_(True)  # hooks are not taken otherwise; frozen parameters may be trained later
+        parameter.register_hook(lambda grad, op=DEFINED[kind], site=site: op(grad, site))  # type: ignore[no-untyped-call]
+        parameter.requires_grad_(trained)
 
 
 def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:

@@ -127,16 +127,19 @@ class _Builder:
         ready: dict[tuple[int, str], Json] = {}
         for node in graph.nodes[self.call.first_node : self.call.last_node]:
             operands = [
-                self._operand(value, state, ready, ops)
-                for value, state in zip(node.inputs(), self.decision.strategy(node).inputs, strict=True)
+                self._operand(value, self._wanted(node, position, value), ready, ops)
+                for position, value in enumerate(node.inputs())
             ]
             arguments = self._arguments(node, rank)
             waiting = iter(operands)
             encoded = [_encode(tree, lambda _, it=waiting: next(it)) for tree in (arguments, node.kwargs)]  # type: ignore[misc]
             ops.append([node.name, *encoded, list(node.outputs)])
-            for value, state in zip(node.outputs, self.decision.strategy(node).outputs, strict=True):
-                ready[value, state] = {"%": value}
+            ready.update({(value, self.decision.flows_from(value)): {"%": value} for value in node.outputs})
         return ops
+
+    def _wanted(self, node: Node, position: int, value: int) -> str:
+        uses = self.decision.flows_to(value)
+        return next(state for user, at, state in uses if user is node and at == position)
 
     def _operand(self, value: int, state: str, ready: dict[tuple[int, str], Json], ops: list[Json]) -> Json:
         """A value in the state an op needs, converted by sites in between where it is not in it yet."""
@@ -145,7 +148,7 @@ class _Builder:
         constant = self.decision.graph.values[value].constant
         if constant is not None:
             return {"constant": list(constant), "shape": list(self.decision.graph.values[value].shape)}
-        made = self.arriving.get(value, self.decision.made_in(value))
+        made = self.arriving.get(value, self.decision.flows_from(value))
         current = ready.setdefault((value, made), {"%": value})
         if state != made and (value, state) not in ready:
             for site in self.steps(
@@ -252,8 +255,9 @@ def _encode_expression(expression: Expression | int) -> Json:
 def step_plan(site: Site) -> StepPlan:
     """A site as data."""
     if site.layout is None:
-        return StepPlan(site.name, site.kind, weights=site.weights)
-    return StepPlan(site.name, site.kind, site.layout.dim, site.layout.period, site.layout.ranges, site.weights)
+        return StepPlan(site.name, site.kind, weights=site.weights, partial=site.partial)
+    layout = site.layout
+    return StepPlan(site.name, site.kind, layout.dim, layout.period, layout.ranges, site.weights, site.partial)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

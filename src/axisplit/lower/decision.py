@@ -11,10 +11,11 @@ from axisplit.axes.expression import Axis
 from axisplit.capture.graph import Graph, Node
 from axisplit.runtime.layout import Layout
 from axisplit.solve.build import Search
+from axisplit.solve.cotangents import VARIED, Cotangents
 from axisplit.solve.policy import Choice
 from axisplit.solve.shards import LocalPart, held_by, layout_of, local_length
 from axisplit.solve.splits import Range, Split
-from axisplit.solve.states import Strategy
+from axisplit.solve.states import WHOLE, Strategy
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Decision(Parts):
 
     choice: Choice
     captured: frozenset[str] = frozenset()  # modules that run a captured program
+    cotangents: Cotangents | None = None  # None: forward only
 
     @cached_property
     def captured_in(self) -> dict[int, str]:
@@ -129,3 +131,42 @@ class Decision(Parts):
             for position, operand in enumerate(node.inputs()):
                 if operand == value:
                     yield node, position, states[position]
+
+    # --- with the states of cotangents: WHOLE or VARIED in place of WHOLE ---------------------------------------------
+
+    @cached_property
+    def _producer(self) -> dict[int, Node]:
+        return {output: node for node in self.graph.nodes for output in node.outputs}
+
+    def flows_from(self, value: int) -> str:
+        """The state a value is made in."""
+        state, chosen = self.made_in(value), self.cotangents
+        key = self.search.ties.value[value]
+        if chosen is None or state != WHOLE or key not in chosen.carrying:
+            return state
+        node = self._producer.get(value)
+        if node is None:
+            return VARIED if key in chosen.leaves else WHOLE
+        whole = self.strategy(node).name == "whole"
+        return WHOLE if whole and self.search.ties.node[node.index] not in chosen.nodes else VARIED
+
+    def flows_to(self, value: int) -> list[tuple[Node, int, str]]:
+        """(node, operand position, state needed) of every use of a value. Ops that pass no cotangent on take what the
+        others take.
+        """
+        uses, chosen = list(self.uses(value)), self.cotangents
+        if chosen is None or self.search.ties.value[value] not in chosen.carrying:
+            return uses
+        wanted = {id(use): self._wanted(use) for use in uses if use[2] == WHOLE}
+        source = self.flows_from(value)
+        live = {state for state in wanted.values() if state}
+        default = source if source in (WHOLE, VARIED) else VARIED if live == {VARIED} else WHOLE
+        return [(use[0], use[1], wanted.get(id(use), use[2]) or default) for use in uses]
+
+    def _wanted(self, use: tuple[Node, int, str]) -> str:
+        assert self.cotangents is not None
+        key = self.search.ties.node[use[0].index]
+        if key not in self.cotangents.live:
+            return ""
+        whole = self.strategy(use[0]).name == "whole"
+        return WHOLE if whole and key not in self.cotangents.nodes else VARIED

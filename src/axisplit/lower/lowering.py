@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from axisplit.proof.program import DecidedWalk, Mismatch
 from axisplit.runtime.groups import FakeGroup, Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import CollectiveContext, registered
+from axisplit.solve.cotangents import VARIED
 from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
 from axisplit.solve.shards import local_ranges
 from axisplit.solve.states import PARTIAL, WHOLE
@@ -43,6 +44,8 @@ class Lowered:
     places: tuple[PlacePlan, ...]
     edits: tuple[EditPlan, ...]
     captured: tuple[CapturedPlan, ...] = ()
+    converted: Mapping[str, set[tuple[int, str, str]]] = field(default_factory=dict)
+    """Site -> (value, state it is made in, state it is converted to): what the collectives are called with."""
 
 
 def expression_check(model: torch.nn.Module) -> Callable[[str, Frame, int], bool]:
@@ -80,7 +83,8 @@ def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal
         for module in sorted(decision.captured)
         for program in capture_module(decision, model, module, finder.arriving, finder.steps)
     )
-    return Lowered(decision.num_ranks, parameters, tied, planned, edits, captured_modules), refusals
+    found = Lowered(decision.num_ranks, parameters, tied, planned, edits, captured_modules, finder.converted)
+    return found, refusals
 
 
 def _check_expression(decision: Decision, place: Place, model: torch.nn.Module) -> list[Refusal]:
@@ -159,15 +163,20 @@ def _parameter_plan(decision: Decision, name: str, value: int, kind: Any) -> Par
     reason = decision.choice.whole_reasons.get(decision.search.ties.value[value], "")
     if state == WHOLE:
         reason = reason or ("one dim: used whole" if len(info.shape) < 2 else _why_whole(decision, value))
-        return ParameterPlan(name, info.shape, dtype, "whole", reason=reason, kind=kind)
+        varied = decision.flows_from(value) == VARIED
+        return ParameterPlan(
+            name, info.shape, dtype, "whole", reason=reason, kind=kind, gradient="sum" if varied else "own"
+        )
     if state == PARTIAL:
-        return ParameterPlan(name, info.shape, dtype, "first", reason="added once, on the first rank", kind=kind)
+        reason = "added once, on the first rank"
+        return ParameterPlan(name, info.shape, dtype, "first", reason=reason, kind=kind, gradient="first")
     derived = decision.search.derived
     ranges = []
     for rank in range(decision.num_ranks):
         held = decision.held(state, rank)
         ranges.append(tuple(tuple(local_ranges(derived.axes, axis, held)) for axis in derived.dims[value]))
-    return ParameterPlan(name, info.shape, dtype, "split", tuple(ranges), state[2:], "", kind)
+    gradient: Any = "shared" if decision.layout(value, state).is_shared else "own"
+    return ParameterPlan(name, info.shape, dtype, "split", tuple(ranges), state[2:], "", kind, gradient)
 
 
 def _why_whole(decision: Decision, value: int) -> str:

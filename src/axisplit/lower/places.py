@@ -22,6 +22,7 @@ from axisplit.capture.graph import Call, Frame, Graph, Node
 from axisplit.lower.decision import Decision
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import Site
+from axisplit.solve.cotangents import VARIED
 from axisplit.solve.shards import local_length
 from axisplit.solve.states import PARTIAL, WHOLE
 
@@ -97,12 +98,13 @@ class Finder:
                 self.given[value].append((call, leaf))
         self.read = {value for _, value in graph.outputs}
         self.output_path = {value: path.partition(":")[2] for path, value in graph.outputs}
+        self.converted: dict[str, set[tuple[int, str, str]]] = defaultdict(set)  # site -> (value, source, target)
         self.arriving: dict[int, str] = {}  # values that a hook converts before a captured module reads them
 
     # --- one value ------------------------------------------------------------------------------------------------
 
     def place_value(self, value: int) -> None:
-        source = self.decision.made_in(value)
+        source = self.decision.flows_from(value)
         producer = self.producer.get(value)
         uses = self._outside_uses(value, producer)
         if producer is not None and self._is_lookup(producer):
@@ -112,14 +114,15 @@ class Finder:
         targets.discard(source)
         if not targets or self.decision.graph.values[value].origin in ("parameter", "buffer"):
             return
-        alike = len(targets) == 1 and all(state != source for _, _, state in uses)
+        as_it_is = (value in self.read and source == WHOLE) or any(state == source for _, _, state in uses)
+        alike = len(targets) == 1 and not as_it_is
         if alike and self._at_output(value, source, *targets):
             self.arriving[value] = next(iter(targets))
             return
         given = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != source]
         calls = {(found[0].first_node, found[0].module) for _, found in given if found is not None}
-        once = source == WHOLE or len(calls) == 1  # a collective happens once for all that read its result
-        if value not in self.read and once and all(found is not None for _, found in given):
+        once = source in (WHOLE, VARIED) or len(calls) == 1  # a collective happens once for all that read its result
+        if (value not in self.read or source == WHOLE) and once and all(found is not None for _, found in given):
             for (_, _, state), found in given:
                 assert found is not None
                 self._add(found[0].module, "input", found[1], value, source, state)
@@ -131,7 +134,7 @@ class Finder:
         given = [found for found in given if found[0][0].index not in self.decision.captured_in]  # those convert inside
         if value in self.read and WHOLE in targets and not self._at_return(value, source):
             self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
-        if source != WHOLE and len(given) > 1:
+        if source not in (WHOLE, VARIED) and len(given) > 1:
             self._whole_at_birth(value, source, uses)
             return
         self._each_use(value, source, given)
@@ -145,22 +148,27 @@ class Finder:
                 self._refuse(value, source, state, f"no place in the Python where {node.name} reads it can be reached")
 
     def _whole_at_birth(self, value: int, source: str, uses: list[Use]) -> None:
-        """One collective where the value comes to be; uses that want a part of it cut it again, which sends nothing.
-        Where that cannot be, the ops that want a part are refused, or if none does, the conversion.
+        """One collective where the value comes to be; uses that want it otherwise convert it again, which sends nothing
+        in forward. Where that cannot be, the ops that want a part are refused, or if none does, the conversion.
         """
         reason = "its uses are too far apart to share one collective"
-        ways = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != WHOLE]
-        stuck = [node for (node, at, _), found in ways if found is None and (node.index, at) not in self._wrapped]
-        for node in stuck:
+        states = {state for _, _, state in uses}
+        birth = VARIED if VARIED in states and WHOLE not in states and value not in self.read else WHOLE
+        ways = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != birth]
+        stuck = [use for use, found in ways if found is None and (use[0].index, use[1]) not in self._wrapped]
+        for node, _, state in stuck:
             key = self.decision.search.ties.node[node.index]
-            self.refusals.append(Refusal(("run", key, self.decision.choice.solution.strategy[key]), reason))
+            if state in (WHOLE, VARIED):
+                self._refuse(value, birth, state, reason)
+            else:
+                self.refusals.append(Refusal(("run", key, self.decision.choice.solution.strategy[key]), reason))
         if stuck:
             return
-        if self._at_output(value, source, WHOLE) or self._at_result(value, source, WHOLE):
-            self.arriving[value] = WHOLE
-            self._each_use(value, WHOLE, ways)
+        if self._at_output(value, source, birth) or self._at_result(value, source, birth):
+            self.arriving[value] = birth
+            self._each_use(value, birth, ways)
         else:
-            self._refuse(value, source, WHOLE, reason)
+            self._refuse(value, source, birth, reason)
 
     @property
     def _wrapped(self) -> set[tuple[int, int]]:
@@ -170,7 +178,7 @@ class Finder:
         """Uses of a value, without those in the captured module that makes it."""
         inside = self.decision.captured_in
         home = None if producer is None else inside.get(producer.index)
-        return [use for use in self.decision.uses(value) if home is None or inside.get(use[0].index) != home]
+        return [use for use in self.decision.flows_to(value) if home is None or inside.get(use[0].index) != home]
 
     def _refuse(self, value: int, source: str, target: str, reason: str) -> None:
         key = self.decision.search.ties.value[value]
@@ -223,7 +231,7 @@ class Finder:
         inner = [(call, leaf) for call, leaf in inner if not self._buried(call)]
         inner.sort(key=lambda found: found[0].first_node - found[0].last_node)
         for call, leaf in inner:
-            states = [s for n, _, s in self.decision.uses(value) if call.first_node <= n.index < call.last_node]
+            states = [s for n, _, s in self.decision.flows_to(value) if call.first_node <= n.index < call.last_node]
             if all(state == target for state in states):
                 return call, leaf
         return None
@@ -286,16 +294,23 @@ class Finder:
         steps: list[Site] = []
         if source[0] == "M":
             steps.append(Site(f"{name}:scale", "scale", weights=self._weights(value, source)))
+        layout = self.decision.layout
         if source[0] == "S" and target == PARTIAL:
-            return (Site(f"{name}:pad", "pad", self.decision.layout(value, source)),)
+            return (Site(f"{name}:pad", "pad", layout(value, source)),)
         if source == PARTIAL or source[0] == "M":
-            steps.append(Site(f"{name}:sum", "all_reduce"))
+            steps.append(Site(f"{name}:sum", "all_reduce", partial=target == VARIED))
         elif source[0] == "S":
-            steps.append(Site(f"{name}:gather", "all_gather", self.decision.layout(value, source)))
+            steps.append(Site(f"{name}:gather", "all_gather", layout(value, source), partial=target == VARIED))
         if target[0] == "S":
-            steps.append(Site(f"{name}:take", "take", self.decision.layout(value, target)))
+            steps.append(Site(f"{name}:take", "take", layout(value, target), partial=source == VARIED))
         elif target == PARTIAL:
-            steps.append(Site(f"{name}:first", "only_first"))
+            steps.append(Site(f"{name}:first", "only_first", partial=source == VARIED))
+        elif (source, target) == (WHOLE, VARIED):
+            steps.append(Site(f"{name}:enter", "enter", partial=True))
+        elif (source, target) == (VARIED, WHOLE):
+            steps.append(Site(f"{name}:leave", "leave"))
+        for site in steps:
+            self.converted[site.name].add((value, source, target))
         return tuple(steps)
 
     def _weights(self, value: int, state: str) -> tuple[float, ...]:

@@ -15,16 +15,16 @@ from axisplit.capture.fold import count_of
 from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
 from axisplit.lower.captured import can_capture
+from axisplit.lower.cotangents import choose_cotangents
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, expression_check, fingerprint, lower, prove_programs
 from axisplit.lower.places import Refusal, wrappable
+from axisplit.lower.traffic import backward_traffic, forward_traffic, planned_collectives
 from axisplit.lower.unfold import refold, unfold
-from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
 from axisplit.solve.build import Search, build_problem, find_splits
-from axisplit.solve.plan import AxisPlan, CollectivePlan, Plan, check_plan
+from axisplit.solve.plan import AxisPlan, Plan, check_plan
 from axisplit.solve.policy import Choice, choose
 from axisplit.solve.problem import Solution, common_strategies
-from axisplit.solve.states import PARTIAL, WHOLE
 from axisplit.solve.ties import find_ties
 
 MOST_ROUNDS = 24
@@ -58,7 +58,7 @@ def make_plan(
             best = captive
     if best is None:
         raise LoweringError("no plan could be put into the model's code", got="; ".join(planner.reasons[-3:]))
-    plan = describe(best, captured, planner, name or type(model).__name__)
+    plan = describe(planner.with_cotangents(best), captured, planner, name or type(model).__name__)
     check_plan(plan)
     return plan
 
@@ -70,6 +70,7 @@ class Found:
     decision: Decision
     lowered: Lowered
     excluded: tuple[str, ...]
+    no_backward: str = ""  # why gradients could not be derived
 
 
 def _cost(found: Found) -> tuple[float, float]:
@@ -130,6 +131,32 @@ class _Planner:
             forbidden.update(new)
             choice = self._choose(forbidden)
         return None
+
+    def with_cotangents(self, found: Found) -> Found:
+        """The same plan with what backward needs; the forward's choices stay."""
+        forbidden, reason = frozenset[str](), "no states of the cotangents fit together"
+        for _ in range(MOST_ROUNDS):
+            chosen = choose_cotangents(found.decision, forbidden)
+            if chosen is None:
+                break
+            decision = replace(found.decision, cotangents=chosen)
+            lowered, refusals = lower(decision, self.captured)
+            new = frozenset(r.forbid[1] for r in refusals if r.forbid[0] == "convert") - forbidden
+            if not refusals:
+                return self._proved_again(found, decision, lowered)
+            reason = refusals[0].reason
+            if not new:
+                break
+            forbidden |= new
+        return replace(found, no_backward=reason)
+
+    def _proved_again(self, found: Found, decision: Decision, lowered: Lowered) -> Found:
+        """With places for backward; where that moved a place of the forward's, its program is proved once more."""
+        if forward_places(lowered) != forward_places(found.lowered):
+            mismatches = prove_programs(decision, lowered, self.captured, self.model, self.inputs)
+            if mismatches:
+                return replace(found, no_backward=str(mismatches[0]))
+        return replace(found, decision=decision, lowered=lowered)
 
     def _choose(self, forbidden: dict[tuple[str, ...], str]) -> Choice:
         choice = choose(replace(self.start, forbidden=frozenset(forbidden)), self.keep, self.memory_per_rank)
@@ -232,7 +259,7 @@ def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> 
         edits=lowered.edits,
         captured=lowered.captured,
         tiers=_tiers(lowered),
-        collectives=_collectives(moved, busiest),
+        collectives=(*forward_traffic(moved, busiest), *backward_traffic(decision, found.lowered)),
         axes=_axes(decision),
         comm_bytes_per_rank=busiest,
         lower_bound_bytes=busiest if optimal or not solution.bytes else busiest * min(1.0, bound / solution.bytes),
@@ -246,6 +273,7 @@ def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> 
         domain=_domain(captured),
         calls=captured.calls,
         warnings=tuple(warnings),
+        no_backward=found.no_backward,
     )
 
 
@@ -258,65 +286,13 @@ def _domain(captured: Captured) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Moved:
-    """One collective on one value: bytes that each rank sends."""
-
-    kind: str
-    where: str
-    phase: str
-    by_rank: tuple[float, ...]
-
-
-def planned_collectives(decision: Decision) -> list[Moved]:
-    """Every collective that one pass through each phase issues."""
-    graph, found = decision.graph, []
-    read = {value for _, value in graph.outputs}
-    producer = {output: node for node in graph.nodes for output in node.outputs}
-    for value in graph.values:
-        source = decision.made_in(value.index)
-        if source == WHOLE or value.origin in ("parameter", "buffer"):
-            continue
-        targets = {state for _, _, state in decision.uses(value.index)} | ({WHOLE} if value.index in read else set())
-        node = producer.get(value.index)
-        for target in targets - {source}:
-            if source[0] == "S" and target == PARTIAL:
-                continue  # padded with zeros in place
-            where = decision.search.ties.node[node.index].split("|")[0] if node is not None else value.name
-            phase = node.phase if node is not None else value.name.partition(":")[0]
-            times = decision.search.counts.get(node.index, 1) if node is not None else 1
-            found += [Moved(_kind(source), where or "model", phase, _sent(decision, value.index, source))] * times
-    return found
-
-
-def _kind(state: str) -> str:
-    return "all_gather" if state[0] == "S" else "all_reduce"
-
-
-def _sent(decision: Decision, value: int, state: str) -> tuple[float, ...]:
-    ranks = range(decision.num_ranks)
-    if state == PARTIAL or state[0] == "M":
-        size = decision.graph.values[value].bytes
-        return tuple(all_reduce_bytes(size, decision.num_ranks) for _ in ranks)
-    layout = decision.layout(value, state)
-    owners, size = layout.owners(), decision.graph.values[value].bytes
-    shares = [size * owners.local_size(rank) // layout.period for rank in ranks]
-    return tuple(all_gather_bytes(shares, rank) for rank in ranks)
-
-
-def _collectives(moved: list[Moved], busiest: float) -> tuple[CollectivePlan, ...]:
-    """Collectives of one kind and place together; bytes are those of the rank that sends most in the first phase."""
-    if not moved:
-        return ()
-    ranks = range(len(moved[0].by_rank))
-    totals = [sum(m.by_rank[rank] for m in moved if m.phase == moved[0].phase) for rank in ranks]
-    rank = totals.index(max(totals))
-    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for entry in moved:
-        groups[entry.kind, entry.where, entry.phase].append(entry.by_rank[rank])
-    return tuple(
-        CollectivePlan(kind, where, phase, len(sizes), sum(sizes)) for (kind, where, phase), sizes in groups.items()
-    )
+def forward_places(lowered: Lowered) -> object:
+    """What of a lowered plan acts in forward."""
+    steps = {
+        (p.module, p.where, p.leaf): [(s.kind, s.ranges) for s in p.steps if s.kind not in ("enter", "leave")]
+        for p in lowered.places
+    }
+    return {key: chain for key, chain in steps.items() if chain}, [c.programs for c in lowered.captured]
 
 
 def _axes(decision: Decision) -> tuple[AxisPlan, ...]:

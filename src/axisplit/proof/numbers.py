@@ -189,7 +189,7 @@ def _ratio(errors: dict[str, float], bounds: dict[str, float], name: str) -> flo
 def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
     """Difference, relative to each output's scale, in float64 throughout."""
     wide = copy.deepcopy(model).double()
-    given = _widened_inputs(inputs)
+    given = widened_inputs(inputs)
     with Widened():
         whole = run_whole(wide, given, only)
     runs = run_ranks(wide, given, plan, only, whole.recorded, mode=Widened)
@@ -227,9 +227,13 @@ def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
     for steps in [*(p.steps for p in plan.places), *(c.steps for c in plan.captured)]:
         for step in steps:
             if step.kind in ("all_reduce", "all_gather"):
-                starred = ".".join("*" if part.isdigit() else part for part in step.name.split("."))
-                found.setdefault(f"{step.kind} at {starred}", []).append(step.name)
+                found.setdefault(f"{step.kind} at {starred(step.name)}", []).append(step.name)
     return {name: tuple(sites) for name, sites in found.items()}
+
+
+def starred(name: str) -> str:
+    """A site's name with the numbers of repeated blocks left open."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def rounding_bounds(model: torch.nn.Module, inputs: Inputs, whole: Whole, only: tuple[str, ...]) -> dict[str, float]:
@@ -321,7 +325,9 @@ def _grouped_product(rows: torch.Tensor, weights: torch.Tensor, offs: torch.Tens
 _GROUPED = {getattr(torch, "_grouped_mm", None), getattr(torch.nn.functional, "grouped_mm", None)} - {None}
 
 
-def _widened_inputs(inputs: Inputs) -> Inputs:
+def widened_inputs(inputs: Inputs) -> Inputs:
+    """The inputs with every float in float64."""
+
     def widen(tree: Any) -> Any:
         if isinstance(tree, torch.Tensor):
             return tree.double() if tree.is_floating_point() else tree

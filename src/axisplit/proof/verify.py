@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, plan_parameters, prove_programs
 from axisplit.lower.planning import decision_of
 from axisplit.lower.unfold import refold
+from axisplit.proof.gradients import Gradients, measure_gradients
 from axisplit.proof.numbers import Numbers, measure
 from axisplit.proof.program import Mismatch
 from axisplit.solve.plan import ParameterPlan, Plan
@@ -42,11 +43,16 @@ class Verdict:
     mismatches: tuple[Mismatch, ...] = ()
     numbers: Numbers | None = None
     processes_error: float | None = None  # largest difference on real processes, where they were asked for
+    gradients: Gradients | None = None  # where they were asked for and could be had
+    no_gradients: str = ""  # why they could not, where they were asked for
 
     @property
     def could_not(self) -> bool:
-        """The control was not caught: a missing collective would go unseen, so equality says nothing."""
-        return self.control_caught is False
+        """The control was not caught (a missing collective would go unseen, so equality says nothing), in forward or
+        backward, or gradients were asked for and could not be had.
+        """
+        backward = self.gradients is not None and self.gradients.control_caught is False
+        return self.control_caught is False or backward or bool(self.no_gradients)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -57,8 +63,14 @@ class Verdict:
             "proof": {"ops": self.proof.ops, "proved": self.proof.proved, "assumed": list(self.proof.assumed)},
             "control_caught": self.control_caught,
             "choices": None if self.numbers is None else self.numbers.choices.to_json(),
+            "gradients": self.gradients_json(),
             "mismatches": [str(m) for m in self.mismatches],
         }
+
+    def gradients_json(self) -> dict[str, Any] | None:
+        if self.no_gradients:
+            return {"equal": None, "max_error": None, "bound": None, "reason": self.no_gradients}
+        return None if self.gradients is None else self.gradients.to_json()
 
     def __str__(self) -> str:
         from axisplit.report.table import render_verdict
@@ -89,6 +101,19 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
     return Verdict(
         numbers.equal, numbers.max_error, numbers.bound, numbers.exact_error, proof, numbers.control_caught, (), numbers
     )
+
+
+def with_gradients(verdict: Verdict, model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
+    """The verdict with the gradients' numbers; `equal` then means both.
+
+    Raises: InputError if the model is not deterministic or has no gradients.
+    """
+    if verdict.equal is None or verdict.mismatches:
+        return verdict
+    if plan.no_backward:
+        return replace(verdict, no_gradients=plan.no_backward)
+    found = measure_gradients(model, inputs, plan)
+    return replace(verdict, equal=verdict.equal and found.equal, gradients=found)
 
 
 def misheld(decision: Decision, plan: Lowered) -> list[Mismatch]:

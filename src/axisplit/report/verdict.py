@@ -22,6 +22,7 @@ def render_verdict(verdict: Verdict) -> str:
         ("numbers", _numbers(verdict)),
         *_labelled("choices", _choices(verdict)),
         *_labelled("control", _control(verdict)),
+        *_labelled("gradients", _gradients(verdict)),
         *_labelled("assumed", verdict.proof.assumed or ["nothing"]),
         *_labelled("mismatches", _mismatches(verdict)),
     ]
@@ -32,6 +33,8 @@ def _answer(verdict: Verdict) -> str:
     if verdict.equal is False:
         return "DIFFERENT  the parts do not give the whole model's answer"
     if verdict.could_not:
+        if verdict.no_gradients:
+            return "COULD NOT  the forward is equal; gradients could not be derived"
         return "COULD NOT  the comparison would not notice a collective that is missing, so it says nothing"
     if verdict.equal is None:
         return "COULD NOT  no weights, so no numbers were run: laws and program only"
@@ -93,6 +96,25 @@ def _control(verdict: Verdict) -> list[str]:
         return ["no collective to leave out"]
     caught = "each is noticed" if verdict.control_caught else "NOT each is noticed (needs 10 × the bound)"
     return [f"each collective left out in turn: {caught}", *(f"{e:9.3g}  without {n}" for n, e in errors.items())]
+
+
+def _gradients(verdict: Verdict) -> list[str]:
+    if verdict.no_gradients:
+        return [f"could not be derived: {verdict.no_gradients}"]
+    found = verdict.gradients
+    if found is None:
+        return ["not asked for (--gradients)"]
+    relation = "within" if found.max_error <= found.bound else "ABOVE"
+    errors = f"largest error {found.max_error:.3g}, {relation} the rounding bound {found.bound:.3g}"
+    lines = [
+        f"float64 throughout: error {found.exact_error:.2g}, relative to each gradient's scale",
+        f"the model's own dtype: {errors} ({found.parameter})",
+    ]
+    if not found.control_errors:
+        return [*lines, "no collective in backward to leave out"]
+    caught = "each is noticed" if found.control_caught else "NOT each is noticed (needs 10 × the bound)"
+    without = [f"{e:9.3g}  without {n}" for n, e in found.control_errors.items()]
+    return [*lines, f"each collective of backward left out in turn: {caught}", *without]
 
 
 def _mismatches(verdict: Verdict) -> list[str]:

@@ -1,19 +1,17 @@
 """The ops that lowered programs contain, `torch.ops.axisplit.*`: (Tensor x, str site) -> Tensor.
 
-| op         | forward                                             | backward              | valid where the output's cotangent is      |
-|------------|-----------------------------------------------------|-----------------------|--------------------------------------------|
-| all_reduce | Partial -> whole: sum over ranks                    | identity              | whole (alike on all ranks)                 |
-| all_gather | split -> whole, by the site's layout                | take of own part      | whole; a Partial one needs reduce_scatter  |
-| take       | whole -> split, no communication                    | all_gather            | split; of indices held twice: whole        |
-| only_first | whole -> Partial: x on rank 0, zeros elsewhere      | identity              | whole                                      |
-| pad        | split -> Partial: own part in place, zeros around   | take of own part      | whole                                      |
-| scale      | local mean -> Partial mean: x times rank's weight   | times the same weight | whole                                      |
-| argmax     | logits split over the last dim -> global index      | none (integers)       |                                            |
+| op         | forward                                             |
+|------------|-----------------------------------------------------|
+| all_reduce | Partial -> whole: sum over ranks                    |
+| all_gather | split -> whole, by the site's layout                |
+| take       | whole -> split, no communication                    |
+| only_first | whole -> Partial: x on rank 0, zeros elsewhere      |
+| pad        | split -> Partial: own part in place, zeros around   |
+| scale      | local mean -> Partial mean: x times rank's weight   |
+| argmax     | logits split over the last dim -> global index      |
 
-The valid cotangents are the states of DESIGN 5. all_reduce: y = sum_r x_r, so dL/dx_r = dL/dy on every rank. take: x is
-whole, so each rank's cotangent is the part it took, and dL/dx is their concatenation. only_first: x is whole and y's sum
-over ranks is x, so dL/dx = dL/dy on every rank, also on those that put zeros in. A backward op is issued at the site's
-twin "<site>@backward".
+Backward, an op issues the op of the site's twin (the table in sites.py), or passes the cotangent as it is; cotangents.py
+has the ops that only backward needs. argmax has no backward.
 
 All results are new, contiguous tensors, as the fake implementations say. The ops are functional: a compiler may merge or
 drop equal calls, alike on all ranks as all ranks hold the same program.
@@ -30,34 +28,30 @@ reductions, 16 bytes. Example: [1, 4] logits (1, 5 | 5, 2) on 2 ranks: both send
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from axisplit.errors import LayoutError
-from axisplit.runtime.sites import BACKWARD, BoundSite, lookup
+from axisplit.runtime.cotangents import embed, enter, keep, leave, reduce_scatter, sum_parts, sum_shared
+from axisplit.runtime.definition import copied, count_fake, define
+from axisplit.runtime.sites import BoundSite, lookup
 
-__all__ = ["all_gather", "all_reduce", "argmax", "only_first", "pad", "scale", "take"]
+__all__ = [
+    "all_gather", "all_reduce", "argmax", "embed", "enter", "keep", "leave", "only_first", "pad", "reduce_scatter", "scale",
+    "sum_parts", "sum_shared", "take",
+]  # fmt: skip
 
 _INDEX_MASK = 2**32 - 1
 _LOWEST = torch.iinfo(torch.int64).min
 _ROW_BYTES = 8
 
-Kernel = Callable[[Tensor, str], Tensor]
-
-
-def _copy(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
-
 
 def _all_reduce(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "all_reduce")
     bound.count(x.numel() * x.element_size())
-    return _copy(x) if bound.dropped else bound.group.all_reduce_sum(x, site)
+    return copied(x) if bound.dropped else bound.group.all_reduce_sum(x, site)
 
 
 def _all_gather(x: Tensor, site: str) -> Tensor:
@@ -83,7 +77,7 @@ def _take(x: Tensor, site: str) -> Tensor:
 def _only_first(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "only_first")
     bound.count(0)
-    return _copy(x) if bound.group.rank == 0 else torch.zeros_like(x, memory_format=torch.contiguous_format)
+    return copied(x) if bound.group.rank == 0 else torch.zeros_like(x, memory_format=torch.contiguous_format)
 
 
 def _pad(x: Tensor, site: str) -> Tensor:
@@ -156,90 +150,51 @@ def _reduce_wide(value: Tensor, index: Tensor, bound: BoundSite, site: str) -> T
     return -bound.group.all_reduce_max(torch.where(mine, -index, -(2**62)), site)
 
 
-def _count_fake(bound: BoundSite, volume: int) -> None:
-    if bound.count_fake:
-        bound.count(volume)
-
-
 def _fake_all_reduce(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "all_reduce")
-    _count_fake(bound, x.numel() * x.element_size())
+    count_fake(bound, x.numel() * x.element_size())
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _fake_all_gather(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "all_gather")
-    _count_fake(bound, bound.index_bytes(x))
+    count_fake(bound, bound.index_bytes(x))
     return x.new_empty(bound.the_layout.global_shape(x, bound.group.rank))
 
 
 def _fake_take(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "take")
-    _count_fake(bound, 0)
+    count_fake(bound, 0)
     return x.new_empty(bound.the_layout.local_shape(x.shape, bound.group.rank))
 
 
 def _fake_pad(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "pad")
-    _count_fake(bound, 0)
+    count_fake(bound, 0)
     return x.new_empty(bound.the_layout.global_shape(x, bound.group.rank))
 
 
 def _fake_only_first(x: Tensor, site: str) -> Tensor:
-    _count_fake(lookup(site, "only_first"), 0)
+    count_fake(lookup(site, "only_first"), 0)
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _fake_scale(x: Tensor, site: str) -> Tensor:
-    _count_fake(lookup(site, "scale"), 0)
+    count_fake(lookup(site, "scale"), 0)
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _fake_argmax(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "argmax")
     _check_logits(x, bound, site)
-    _count_fake(bound, _argmax_bytes(x))
+    count_fake(bound, _argmax_bytes(x))
     return x.new_empty(x.shape[:-1], dtype=torch.int64)
 
 
-def _remember_twin(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.twin = inputs[1] + BACKWARD
-
-
-def _identity_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return grad, None
-
-
-def _all_gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return take(grad, ctx.twin), None
-
-
-def _take_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return all_gather(grad, ctx.twin), None
-
-
-def _scale_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return scale(grad, ctx.twin), None
-
-
-_library = torch.library.Library("axisplit", "DEF")  # type: ignore[no-untyped-call]
-
-
-def _define(name: str, kernel: Kernel, fake: Kernel, backward: Callable[..., Any] | None) -> OpOverload[..., Tensor]:
-    """One op with its three implementations; `torch.library.custom_op` costs twice as much a call."""
-    _library.define(f"{name}(Tensor x, str site) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-    _library.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"axisplit::{name}", fake, lib=_library)
-    if backward is not None:
-        torch.library.register_autograd(f"axisplit::{name}", backward, setup_context=_remember_twin, lib=_library)
-    overload: OpOverload[..., Tensor] = getattr(torch.ops.axisplit, name).default
-    return overload
-
-
-all_reduce = _define("all_reduce", _all_reduce, _fake_all_reduce, _identity_backward)
-all_gather = _define("all_gather", _all_gather, _fake_all_gather, _all_gather_backward)
-take = _define("take", _take, _fake_take, _take_backward)
-only_first = _define("only_first", _only_first, _fake_only_first, _identity_backward)
-pad = _define("pad", _pad, _fake_pad, _all_gather_backward)
-scale = _define("scale", _scale, _fake_scale, _scale_backward)
-argmax = _define("argmax", _argmax, _fake_argmax, None)
+all_reduce = define("all_reduce", _all_reduce, _fake_all_reduce)
+all_gather = define("all_gather", _all_gather, _fake_all_gather)
+take = define("take", _take, _fake_take)
+only_first = define("only_first", _only_first, _fake_only_first)
+pad = define("pad", _pad, _fake_pad)
+scale = define("scale", _scale, _fake_scale)
+argmax = define("argmax", _argmax, _fake_argmax, differentiable=False)

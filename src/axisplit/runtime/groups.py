@@ -57,6 +57,13 @@ class Group(Protocol):
     def all_gather(self, x: Tensor, shapes: Sequence[Sequence[int]], site: str = "") -> list[Tensor]:
         """Every rank's tensor; `shapes` are those of all ranks, alike on all ranks."""
 
+    def all_to_all(
+        self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], site: str = "", sides: object = None
+    ) -> list[Tensor]:
+        """Send parts[r] to rank r and receive from each a tensor of shapes[r]; the own part comes back as it is.
+        `sides` describes what all exchange, alike on all ranks.
+        """
+
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         """The tensor of rank `src` of this group; x has one shape and dtype on all ranks."""
 
@@ -99,6 +106,11 @@ class SingleGroup:
     def all_gather(self, x: Tensor, shapes: Sequence[Sequence[int]], site: str = "") -> list[Tensor]:
         return [x.clone(memory_format=torch.contiguous_format)]
 
+    def all_to_all(
+        self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], site: str = "", sides: object = None
+    ) -> list[Tensor]:
+        return list(parts)
+
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         return x.clone(memory_format=torch.contiguous_format)
 
@@ -126,6 +138,11 @@ class FakeGroup:
 
     def all_gather(self, x: Tensor, shapes: Sequence[Sequence[int]], site: str = "") -> list[Tensor]:
         raise self._error("all_gather", site)
+
+    def all_to_all(
+        self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], site: str = "", sides: object = None
+    ) -> list[Tensor]:
+        raise self._error("all_to_all", site)
 
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         raise self._error("broadcast", site)
@@ -177,6 +194,12 @@ class ProcessGroup:
     def all_gather(self, x: Tensor, shapes: Sequence[Sequence[int]], site: str = "") -> list[Tensor]:
         return self._run("all_gather", site, x, partial(self._gather, shapes), [list(shape) for shape in shapes])
 
+    def all_to_all(
+        self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], site: str = "", sides: object = None
+    ) -> list[Tensor]:
+        given = [part.detach().contiguous() for part in parts]
+        return self._run("all_to_all", site, given[self.rank], partial(self._swap, given, shapes), sides)
+
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         return self._run("broadcast", site, x, partial(self._broadcast, src), [list(x.shape), src])
 
@@ -191,6 +214,7 @@ class ProcessGroup:
         self._run("barrier", "", nothing, lambda x, s: self._wire.gather(x, [(0,)] * self.size, s, phase=0))
 
     def _run(self, kind: str, site: str, x: Tensor, call: Callable[[Tensor, Signature], T], shared: object = None) -> T:
+        """`shared`: what all ranks agree on, where that is not x's shape."""
         x = x.detach().contiguous()
         signature = signature_of(kind, site, str(x.dtype), str(list(x.shape) if shared is None else shared))
         try:
@@ -228,6 +252,11 @@ class ProcessGroup:
 
     def _gather(self, shapes: Sequence[Sequence[int]], x: Tensor, signature: Signature) -> list[Tensor]:
         return [part.clone() for part in self._wire.gather(x, shapes, signature, phase=0)]
+
+    def _swap(
+        self, parts: list[Tensor], shapes: Sequence[Sequence[int]], x: Tensor, signature: Signature
+    ) -> list[Tensor]:
+        return [part.clone() for part in self._wire.swap(parts, shapes, signature, phase=0)]
 
     def _broadcast(self, src: int, x: Tensor, signature: Signature) -> Tensor:
         if x.numel() * x.element_size() <= _SMALL_BYTES:

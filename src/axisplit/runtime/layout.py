@@ -152,6 +152,39 @@ class Layout:
         held, owned = self.ranges[rank], self._owners.ranges[rank]
         return _take(local, self.dim, self.local_size(rank), _inside(held, owned))
 
+    def keep_owned(self, x: Tensor, rank: int) -> Tensor:
+        """The rank's part of a whole tensor, zero where another rank owns the index: over all ranks, each counts once.
+
+        >>> Layout(0, 4, (((0, 4),), ((0, 4),))).keep_owned(torch.ones(4), 1)
+        tensor([0., 0., 1., 1.])
+        """
+        if self._owners is self:
+            return self.take(x, rank)
+        return self.take(self._owners.pad(self._owners.take(x, rank), rank), rank)
+
+    def shared(self, rank: int, other: int) -> tuple[Range, ...]:
+        """Indices of the period that both ranks hold."""
+        pairs = ((max(a, c), min(b, d)) for a, b in self.ranges[rank] for c, d in self.ranges[other])
+        return tuple((a, b) for a, b in pairs if a < b)
+
+    def part_in(self, local: Tensor, rank: int, wanted: Sequence[Range]) -> Tensor:
+        """Of the rank's part, the given indices of the period (which it holds)."""
+        return _take(local, self.dim, self.local_size(rank), _inside(self.ranges[rank], wanted))
+
+    def add_in(self, local: Tensor, rank: int, wanted: Sequence[Range], values: Tensor) -> None:
+        """Add values at the given indices of the period to the rank's part, in place: the transpose of `part_in`."""
+        outer, share, size = self.outer(local, rank), self.local_size(rank), sum(b - a for a, b in wanted)
+        start = 0
+        for a, b in _inside(self.ranges[rank], wanted):
+            source = _narrow(values, self.dim, outer, size, start, b - a)
+            _narrow(local, self.dim, outer, share, a, b - a).add_(source)
+            start += b - a
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several ranks hold an index."""
+        return self._owners is not self
+
     def assemble(self, parts: Sequence[Tensor]) -> Tensor:
         """The whole tensor from every rank's part; where several ranks hold an index, the first one's value.
 

@@ -102,6 +102,24 @@ class SimulatedGroup:
             signature, site, x.detach().contiguous(), lambda parts: [[part.clone() for part in parts] for _ in parts]
         )
 
+    def all_to_all(
+        self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], site: str = "", sides: object = None
+    ) -> list[Tensor]:
+        signature = signature_of("all_to_all", site, str(parts[0].dtype), str(sides)).text
+        given = [part.detach().contiguous() for part in parts]
+        received = self._meet(
+            signature, site, given, lambda rows: [[row[to].clone() for row in rows] for to in range(self.size)]
+        )
+        for rank, (part, shape) in enumerate(zip(received, shapes, strict=True)):
+            if rank != self.rank and list(part.shape) != list(shape):
+                raise CollectiveError(
+                    "ranks disagree at a collective",
+                    where=site or None,
+                    got=f"rank {rank} sends {list(part.shape)}",
+                    needed=f"{list(shape)}, as rank {self.rank} expects",
+                )
+        return received
+
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         signature = signature_of("broadcast", site, str(x.dtype), str([list(x.shape), src])).text
         return self._meet(signature, site, x.detach().contiguous(), lambda parts: _copies(parts[src], len(parts)))

@@ -4,8 +4,20 @@ A traced program holds only strings: an op's `site` argument is "<model key>/<si
 `CollectiveContext` under the model key binds each of them to this rank's group, layout and counters, so that an op
 finds all it needs with one dict lookup. The registry is per process; each simulated rank (simulate.py) has its own.
 
-A site whose backward issues an op has a twin "<site name>@backward" (take -> all_gather, all_gather -> take, scale ->
-scale), counted and dropped on its own.
+A site whose backward issues an op has a twin "<site name>@backward", counted and dropped on its own. Which op that is
+follows from the states of the cotangents (`_twin_kind`, DESIGN 5): where a whole value goes into computations of which
+each rank does a part, its cotangent is partial, that is the sum over ranks.
+
+| kind       | cotangent of the whole value is whole         | partial        |
+|------------|-----------------------------------------------|----------------|
+| all_reduce | identity                                      | all_reduce     |
+| all_gather | keep (own part)                               | reduce_scatter |
+| take       | all_gather; sum_parts if ranks hold the same  | embed          |
+| only_first | identity                                      | only_first     |
+| enter      | -                                             | all_reduce     |
+| leave      | only_first                                    | -              |
+| pad        | keep                                          |                |
+| scale      | scale                                         |                |
 """
 
 from __future__ import annotations
@@ -20,12 +32,13 @@ from typing import Literal
 from torch import Tensor
 
 from axisplit.errors import CollectiveError, InputError, LayoutError
-from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
+from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
 from axisplit.runtime.groups import Group
 from axisplit.runtime.layout import Layout, check_layout
 
 __all__ = [
     "BACKWARD",
+    "DROPPABLE",
     "BoundSite",
     "CollectiveContext",
     "Kind",
@@ -33,19 +46,38 @@ __all__ = [
     "Site",
     "check_site",
     "current",
+    "has_twin",
+    "kind_at",
     "lookup",
     "own_registry",
     "register",
     "registered",
+    "twin_of",
     "unregister",
 ]
 
-Kind = Literal["all_reduce", "all_gather", "take", "only_first", "scale", "argmax", "lookup", "pad"]
+Kind = Literal[
+    "all_reduce", "all_gather", "take", "only_first", "scale", "argmax", "lookup", "pad", "enter", "leave",
+    "keep", "embed", "reduce_scatter", "sum_parts", "sum_shared",
+]  # fmt: skip
 BACKWARD = "@backward"
 
-_BACKWARD_KINDS: dict[Kind, Kind] = {"all_gather": "take", "pad": "take", "take": "all_gather", "scale": "scale"}
-_WITH_LAYOUT = ("all_gather", "take", "argmax", "lookup", "pad")
-_DROPPABLE = ("all_reduce", "all_gather", "argmax")
+_TWINS: dict[tuple[Kind, bool], Kind] = {
+    ("all_reduce", True): "all_reduce",
+    ("all_gather", False): "keep",
+    ("all_gather", True): "reduce_scatter",
+    ("take", False): "all_gather",
+    ("take", True): "embed",
+    ("only_first", True): "only_first",
+    ("enter", True): "all_reduce",
+    ("leave", False): "only_first",
+    ("pad", False): "keep",
+    ("scale", False): "scale",
+}
+_WITH_LAYOUT = (
+    "all_gather", "take", "argmax", "lookup", "pad", "keep", "embed", "reduce_scatter", "sum_parts", "sum_shared"
+)  # fmt: skip
+DROPPABLE = ("all_reduce", "all_gather", "argmax", "reduce_scatter", "sum_parts", "sum_shared")
 
 
 @dataclass(frozen=True)
@@ -57,12 +89,14 @@ class Site:
         kind: the op.
         layout: how the dim is held (all_gather, take, argmax, lookup).
         weights: each rank's factor (scale): for a mean over a split dim its share of the dim.
+        partial: whether the cotangent of the whole value at this site is partial.
     """
 
     name: str
     kind: Kind
     layout: Layout | None = None
     weights: tuple[float, ...] | None = None
+    partial: bool = False
 
 
 def check_site(site: Site, num_ranks: int) -> None:
@@ -109,11 +143,22 @@ class BoundSite:
         """Payload bytes this rank sent here; one evaluation of the formula, so that no rounding adds up."""
         if self.kind in ("all_reduce", "argmax"):
             return all_reduce_bytes(self.volume, self.group.size)
-        if self.kind == "all_gather":
+        if self.kind == "sum_parts":
+            return all_reduce_bytes(self.volume * self.the_layout.period, self.group.size)
+        if self.kind == "sum_shared":
+            return float(self.volume * self._shared_size())
+        if self.kind in ("all_gather", "reduce_scatter"):
             owners = self.the_layout.owners()
             shares = [self.volume * owners.local_size(rank) for rank in range(self.group.size)]
-            return all_gather_bytes(shares, self.group.rank)
+            formula = all_gather_bytes if self.kind == "all_gather" else reduce_scatter_bytes
+            return formula(shares, self.group.rank)
         return 0.0
+
+    def _shared_size(self) -> int:
+        """Indices that this rank sends to those who hold them too."""
+        layout, own = self.the_layout, self.group.rank
+        others = (rank for rank in range(self.group.size) if rank != own)
+        return sum(b - a for rank in others for a, b in layout.shared(own, rank))
 
     @property
     def the_layout(self) -> Layout:
@@ -170,7 +215,7 @@ class CollectiveContext:
         Raises: InputError for a name that is no site or has no collective.
         """
         chosen = set(names)
-        droppable = {name for name, site in self.sites.items() if site.kind in _DROPPABLE}
+        droppable = {name for name, site in self.sites.items() if site.kind in DROPPABLE}
         if chosen - droppable:
             raise InputError("no such collective to drop", got=", ".join(sorted(chosen - droppable)))
         for name, bound in self.bound.items():
@@ -251,6 +296,19 @@ def lookup(site: str, kind: Kind) -> BoundSite:
     return bound
 
 
+def has_twin(site: str) -> bool:
+    """Whether the backward of the op at a site issues one."""
+    return site + BACKWARD in _registry.get().sites
+
+
+def kind_at(site: str) -> Kind:
+    """The kind of a site. Raises: CollectiveError if it is unknown."""
+    bound = _registry.get().sites.get(site)
+    if bound is None:
+        raise _unknown(site)
+    return bound.kind
+
+
 def _unknown(site: str) -> CollectiveError:
     known = ", ".join(_registry.get().contexts) or "none"
     return CollectiveError(
@@ -267,9 +325,12 @@ def _with_twins(sites: Iterable[Site]) -> list[Site]:
     bad = sorted({name for name in names if names.count(name) > 1 or "@" in name})
     if bad:
         raise InputError("site names must be unique and without '@'", got=", ".join(bad))
-    twins = [
-        replace(site, name=site.name + BACKWARD, kind=_BACKWARD_KINDS[site.kind])
-        for site in given
-        if site.kind in _BACKWARD_KINDS
-    ]
-    return given + twins
+    return given + [twin for twin in map(twin_of, given) if twin is not None]
+
+
+def twin_of(site: Site) -> Site | None:
+    """The site of the op that a site's backward issues; None where the cotangent passes as it is."""
+    kind = _TWINS.get((site.kind, site.partial))
+    if kind == "all_gather" and site.layout is not None and site.layout.is_shared:
+        kind = "sum_parts"
+    return None if kind is None else replace(site, name=site.name + BACKWARD, kind=kind, partial=False)

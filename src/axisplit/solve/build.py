@@ -192,7 +192,7 @@ def _conversion(search: Search, value: int, source: str, target: str) -> Convers
     elif target[0] == "I":
         steps.append("localize")
     moved = conversion_bytes(search, value, source)
-    if not _has_place(search, value):
+    if not has_place(search, value):
         return None
     collectives = sum(step.startswith("all_") for step in steps)
     return Conversion(tuple(steps), moved, collectives, _effort(search, value, source, len(steps), collectives))
@@ -200,7 +200,7 @@ def _conversion(search: Search, value: int, source: str, target: str) -> Convers
 
 def _local(search: Search, value: int, source: str, steps: list[str]) -> Conversion | None:
     """A conversion without communication."""
-    if not steps or not _has_place(search, value):
+    if not steps or not has_place(search, value):
         return None
     return Conversion(tuple(steps), 0.0, 0, _effort(search, value, source, len(steps), 0))
 
@@ -210,7 +210,7 @@ def _effort(search: Search, value: int, source: str, steps: int, collectives: in
     return (0.0 if natural else MID_FORWARD) * steps + LOCAL_STEP * (steps - collectives)
 
 
-def _has_place(search: Search, value: int) -> bool:
+def has_place(search: Search, value: int) -> bool:
     """Whether the running Python can be reached where the value is returned, passed on, computed or read."""
     if value in search.given or value in search.returned or value in search.computed:
         return True

@@ -32,6 +32,10 @@ class ParameterPlan:
     axis: str = ""
     reason: str = ""
     kind: Literal["parameter", "buffer"] = "parameter"
+    gradient: Literal["own", "sum", "shared", "first"] = "own"
+    """What backward leaves on a rank is the gradient of what it holds (own), or to be summed over all ranks (sum) or
+    those that hold the same (shared), or counts on rank 0 only (first).
+    """
 
     def local_shape(self, rank: int) -> tuple[int, ...]:
         if self.held != "split":
@@ -56,6 +60,7 @@ class StepPlan:
     period: int = 0
     ranges: tuple[Ranges, ...] = ()
     weights: tuple[float, ...] | None = None
+    partial: bool = False  # whether the cotangent of the whole value here is partial (see `runtime.sites`)
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,7 @@ class Plan:
     calls: tuple[str, ...] = ()  # the calls whose programs were proved, as texts (see `capture.calls`)
     schema_version: int = SCHEMA_VERSION
     warnings: tuple[str, ...] = field(default=())
+    no_backward: str = ""  # why gradients could not be derived; "" where they are
 
     # --- figures --------------------------------------------------------------------------------------------------
 

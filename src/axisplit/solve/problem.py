@@ -76,8 +76,8 @@ class Solution:
     unsplit: float  # bytes of parameters that should be split and are not
 
 
-class _Model:
-    """Rows and columns for HiGHS."""
+class LinearModel:
+    """Rows and columns for HiGHS; columns lie between 0 and 1."""
 
     def __init__(self) -> None:
         self.columns: dict[tuple[str, ...], int] = {}
@@ -156,9 +156,9 @@ def solve_problem(problem: Problem) -> Solution | None:
     return _lexicographic(problem, *_formulate(problem))
 
 
-def _formulate(problem: Problem) -> tuple[_Model, dict[int, float], dict[int, float]]:
+def _formulate(problem: Problem) -> tuple[LinearModel, dict[int, float], dict[int, float]]:
     """(rows and columns, bytes of each column, effort of each column)."""
-    model = _Model()
+    model = LinearModel()
     produced = _choices(model, problem)
     needs = _needs(model, problem)
     bytes_of: dict[int, float] = defaultdict(float)
@@ -189,7 +189,7 @@ def _formulate(problem: Problem) -> tuple[_Model, dict[int, float], dict[int, fl
     return model, bytes_of, effort_of
 
 
-def _held_otherwise(model: _Model, problem: Problem) -> dict[int, float]:
+def _held_otherwise(model: LinearModel, problem: Problem) -> dict[int, float]:
     """Columns of states that do not count as split, with the bytes of what should be."""
     return {
         model.column(("hold", value, state), True): size
@@ -199,7 +199,7 @@ def _held_otherwise(model: _Model, problem: Problem) -> dict[int, float]:
     }
 
 
-def _choices(model: _Model, problem: Problem) -> dict[str, dict[str, dict[int, float]]]:
+def _choices(model: LinearModel, problem: Problem) -> dict[str, dict[str, dict[int, float]]]:
     """Columns for strategies and stored states; value -> state -> terms that make it so."""
     produced: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for node, instances in problem.instances.items():
@@ -221,7 +221,7 @@ def _choices(model: _Model, problem: Problem) -> dict[str, dict[str, dict[int, f
     return produced
 
 
-def _needs(model: _Model, problem: Problem) -> dict[tuple[str, str], list[dict[int, float]]]:
+def _needs(model: LinearModel, problem: Problem) -> dict[tuple[str, str], list[dict[int, float]]]:
     """(value, state) -> for each operand place, the strategies that need the value in that state."""
     found: dict[tuple[str, str], dict[tuple[str, int], dict[int, float]]] = defaultdict(dict)
     for node, instances in problem.instances.items():
@@ -248,7 +248,7 @@ def _distinct(instances: list[Instance]) -> list[Instance]:
 
 
 def _lexicographic(
-    problem: Problem, model: _Model, bytes_of: dict[int, float], effort_of: dict[int, float]
+    problem: Problem, model: LinearModel, bytes_of: dict[int, float], effort_of: dict[int, float]
 ) -> Solution | None:
     whole = _held_otherwise(model, problem)
     shares = {model.column(("hold", *key), True): share for key, share in problem.shares.items()}
@@ -279,4 +279,4 @@ def _lexicographic(
     return Solution(strategy, state, conversions, least, bound, optimal, unsplit)
 
 
-__all__ = ["PARTIAL", "WHOLE", "Conversion", "Problem", "Solution", "solve_problem"]
+__all__ = ["PARTIAL", "WHOLE", "Conversion", "LinearModel", "Problem", "Solution", "solve_problem"]

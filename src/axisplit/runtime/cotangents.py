@@ -1,0 +1,153 @@
+"""What training adds: where values enter and leave computations that each rank does in part, and the ops of backward.
+
+    enter           whole -> whole; its cotangent is summed over ranks (all_reduce)
+    leave           whole -> whole; its cotangent counts on rank 0 only
+
+    keep            whole -> own part, zero where another rank owns the index       backward of all_gather and pad
+    embed           own part -> whole with zeros around                             backward of take, cotangent partial
+    reduce_scatter  partial -> own part of the sum                                  backward of all_gather, partial
+    sum_parts       own part -> whole, sums where ranks hold the same indices       backward of take, indices shared
+    sum_shared      own part -> own part, summed over the ranks that hold the same  gradients of shared parameters
+
+A cotangent is whole (the same on every rank) or partial (the true one is the sum over ranks of what they hold, each
+part put in its place): DESIGN 5. `enter` and `leave` change no value and copy nothing; without gradients they are not
+there. The others stand at sites of their own ("<site>@backward", "<parameter>:gradient") with their own counters.
+
+Example: x [3] enters two column-wise halves of W [3, 4] on 2 ranks, y_r = x @ W_r. dL/dx = sum over r of
+dL/dy_r @ W_r.T: each rank computes its term, `enter` sums them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from axisplit.runtime.definition import copied, cotangent, count_fake, define
+from axisplit.runtime.groups import sum_in_rank_order
+from axisplit.runtime.sites import BoundSite, lookup
+
+__all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "sum_parts", "sum_shared"]
+
+
+class _Passing(torch.autograd.Function):
+    """A value as it is; its cotangent goes through the twin of a site."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, site: str) -> Tensor:
+        ctx.site = site
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return cotangent(grad, ctx.site), None
+
+
+def _pass(x: Tensor, site: str) -> Tensor:
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x
+    result: Tensor = _Passing.apply(x, site)  # type: ignore[no-untyped-call]
+    return result
+
+
+def enter(x: Tensor, site: str) -> Tensor:
+    """A whole value on its way into computations of which each rank does a part."""
+    return _pass(x, site)
+
+
+def leave(x: Tensor, site: str) -> Tensor:
+    """A value with a partial cotangent on its way to where the cotangent is whole."""
+    return _pass(x, site)
+
+
+def _keep(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "keep")
+    bound.count(0)
+    return bound.the_layout.keep_owned(x, bound.group.rank)
+
+
+def _embed(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "embed")
+    bound.count(0)
+    return bound.the_layout.pad(x, bound.group.rank)
+
+
+def _index_bytes(whole: Tensor, bound: BoundSite) -> int:
+    return whole.numel() * whole.element_size() // bound.the_layout.period
+
+
+def _reduce_scatter(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "reduce_scatter")
+    bound.count(_index_bytes(x, bound))
+    layout, group = bound.the_layout, bound.group
+    if bound.dropped:
+        return layout.keep_owned(x, group.rank)
+    owners = layout.owners()
+    parts = [owners.take(x, rank) for rank in range(group.size)]
+    shapes = [list(parts[group.rank].shape)] * group.size
+    total = sum_in_rank_order(group.all_to_all(parts, shapes, site, list(x.shape)))
+    return layout.take(owners.pad(total, group.rank), group.rank) if layout.is_shared else total
+
+
+def _sum_parts(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "sum_parts")
+    whole = bound.the_layout.pad(x, bound.group.rank)
+    bound.count(_index_bytes(whole, bound))
+    return whole if bound.dropped else bound.group.all_reduce_sum(whole, site)
+
+
+def _sum_shared(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "sum_shared")
+    layout, group = bound.the_layout, bound.group
+    bound.count(bound.index_bytes(x))
+    if bound.dropped:
+        return copied(x)
+    common = [layout.shared(group.rank, rank) if rank != group.rank else () for rank in range(group.size)]
+    parts = [layout.part_in(x, group.rank, spans) for spans in common]
+    received = group.all_to_all(parts, [part.shape for part in parts], site, layout.ranges)
+    total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    for rank, spans in enumerate(common):
+        if rank == group.rank:
+            total += x
+        elif spans:
+            layout.add_in(total, group.rank, spans, received[rank].to(total.dtype))
+    return total.to(x.dtype)
+
+
+def _fake_keep(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "keep")
+    count_fake(bound, 0)
+    return x.new_empty(bound.the_layout.local_shape(x.shape, bound.group.rank))
+
+
+def _fake_embed(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "embed")
+    count_fake(bound, 0)
+    return x.new_empty(bound.the_layout.global_shape(x, bound.group.rank))
+
+
+def _fake_reduce_scatter(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "reduce_scatter")
+    count_fake(bound, _index_bytes(x, bound))
+    return x.new_empty(bound.the_layout.local_shape(x.shape, bound.group.rank))
+
+
+def _fake_sum_parts(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "sum_parts")
+    whole = x.new_empty(bound.the_layout.global_shape(x, bound.group.rank))
+    count_fake(bound, _index_bytes(whole, bound))
+    return whole
+
+
+def _fake_sum_shared(x: Tensor, site: str) -> Tensor:
+    bound = lookup(site, "sum_shared")
+    count_fake(bound, bound.index_bytes(x))
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+keep = define("keep", _keep, _fake_keep, differentiable=False)
+embed = define("embed", _embed, _fake_embed, differentiable=False)
+reduce_scatter = define("reduce_scatter", _reduce_scatter, _fake_reduce_scatter, differentiable=False)
+sum_parts = define("sum_parts", _sum_parts, _fake_sum_parts, differentiable=False)
+sum_shared = define("sum_shared", _sum_shared, _fake_sum_shared, differentiable=False)
