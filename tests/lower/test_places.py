@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from axisplit.lower.places import Finder
 from axisplit.runtime.groups import FakeGroup
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.lookup import localize, mask_rows
-from axisplit.runtime.sites import CollectiveContext, Site, registered, unregister
+from axisplit.runtime.sites import CollectiveContext, Site, registered, twin_of, unregister
 from lower.test_edits import assert_equal_on_ranks, planned
 from models_zoo.equality import on_ranks
 from models_zoo.small import Attention, Mlp
@@ -220,17 +222,37 @@ def test_augmented_assignments(operand, made):
 
 
 def test_steps_of_conversions(monkeypatch):
-    finder = object.__new__(Finder)
+    finder, layout = object.__new__(Finder), Layout(0, 4, (((0, 2),), ((2, 4),)))
+    finder.converted = defaultdict(set)
+    finder.decision = SimpleNamespace(layout=lambda value, state: layout)
     monkeypatch.setattr(Finder, "_weights", lambda self, value, state: (0.75, 0.25))
-    found = {
-        (a, b): [(site.kind, site.weights) for site in finder.steps("here", 0, a, b)]
-        for a, b in (("P", "R"), ("R", "P"), ("M:t", "R"))
-    }
-    assert found == {
-        ("P", "R"): [("all_reduce", None)],
-        ("R", "P"): [("only_first", None)],
-        ("M:t", "R"): [("scale", (0.75, 0.25)), ("all_reduce", None)],
-    }
+
+    def chain(source, target):
+        sites = finder.steps("here", 0, source, target)
+        twins = [twin_of(site) for site in reversed(sites)]
+        return " ".join(site.kind for site in sites), " ".join("-" if twin is None else twin.kind for twin in twins)
+
+    assert {(a, b): chain(a, b) for a, b in CONVERSIONS} == CONVERSIONS
+    assert finder.converted["here:sum"] == {(0, a, b) for a, b in CONVERSIONS if a[0] in "PM"}
+
+
+# (made, wanted) -> what forward does, what backward does in turn. R whole, V whole with a partial cotangent (DESIGN 5)
+CONVERSIONS = {
+    ("P", "R"): ("all_reduce", "-"),
+    ("P", "V"): ("all_reduce", "all_reduce"),
+    ("M:t", "R"): ("scale all_reduce", "- scale"),
+    ("M:t", "V"): ("scale all_reduce", "all_reduce scale"),
+    ("S:t", "R"): ("all_gather", "keep"),
+    ("S:t", "V"): ("all_gather", "reduce_scatter"),
+    ("S:t", "P"): ("pad", "keep"),
+    ("S:t", "S:u"): ("all_gather take", "all_gather keep"),
+    ("R", "S:t"): ("take", "all_gather"),
+    ("V", "S:t"): ("take", "embed"),
+    ("R", "P"): ("only_first", "-"),
+    ("V", "P"): ("only_first", "only_first"),
+    ("R", "V"): ("enter", "all_reduce"),
+    ("V", "R"): ("leave", "only_first"),
+}
 
 
 def test_a_table_in_several_ranges():

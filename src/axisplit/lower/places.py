@@ -296,14 +296,14 @@ class Finder:
             steps.append(Site(f"{name}:scale", "scale", weights=self._weights(value, source)))
         layout = self.decision.layout
         if source[0] == "S" and target == PARTIAL:
-            return (Site(f"{name}:pad", "pad", layout(value, source)),)
-        if source == PARTIAL or source[0] == "M":
+            steps.append(Site(f"{name}:pad", "pad", layout(value, source)))
+        elif source == PARTIAL or source[0] == "M":
             steps.append(Site(f"{name}:sum", "all_reduce", partial=target == VARIED))
         elif source[0] == "S":
             steps.append(Site(f"{name}:gather", "all_gather", layout(value, source), partial=target == VARIED))
         if target[0] == "S":
             steps.append(Site(f"{name}:take", "take", layout(value, target), partial=source == VARIED))
-        elif target == PARTIAL:
+        elif target == PARTIAL and source[0] != "S":
             steps.append(Site(f"{name}:first", "only_first", partial=source == VARIED))
         elif (source, target) == (WHOLE, VARIED):
             steps.append(Site(f"{name}:enter", "enter", partial=True))
