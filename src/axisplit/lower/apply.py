@@ -135,7 +135,12 @@ def make_rank(
 ) -> tuple[torch.nn.Module, CollectiveContext]:
     """A copy of a whole model that is one rank's part; its sites are registered under `key` until `unregister`."""
     shards = {p.name: p for p in plan.parameters}
-    part = shadow_copy(model, lambda name, tensor: take_shard(shards[name], tensor, group.rank), None)
+
+    def own(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        part = take_shard(shards[name], tensor, group.rank)
+        return part.clone() if shards[name].held == "whole" else part  # ranks of one process may write to theirs
+
+    part = shadow_copy(model, own, None)
     return part, install(part, plan, group, key)
 
 
