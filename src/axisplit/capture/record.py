@@ -63,6 +63,8 @@ class Recording:
     values: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    parameters: dict[str, int] = field(default_factory=dict)  # name -> value before anything was written to it
+    buffers: dict[str, int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -93,6 +95,13 @@ class Recorder:
         self.module_stack = [""]
 
     # --- values -------------------------------------------------------------------------------------------------
+
+    def define_leaves(self, model: torch.nn.Module) -> None:
+        """The values of a model's parameters and buffers, ties under each of their names."""
+        for name, tensor in model.named_parameters(remove_duplicate=False):
+            self.recording.parameters[name] = self.define(tensor, "parameter", name)
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            self.recording.buffers[name] = self.define(buffer, "buffer", name)
 
     def define(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:
         """The value of a tensor that no recorded op made; defines it at first sight."""

@@ -147,8 +147,8 @@ def _capture(
         values=tuple(recording.values),
         nodes=tuple(recording.nodes),
         calls=tuple(recording.calls),
-        parameters={n: recorder.value_of(p) for n, p in copied.named_parameters(remove_duplicate=False)},
-        buffers={n: recorder.value_of(b) for n, b in copied.named_buffers(remove_duplicate=False)},
+        parameters=recording.parameters,
+        buffers=recording.buffers,
         outputs=tuple(outputs),
         phases=tuple(dict.fromkeys(node.phase for node in recording.nodes)),
         assumed=_assumed(fake, recorder, copied),
@@ -208,9 +208,7 @@ def run_phases(
     """Run every phase (or exactly those in `only`) under the recorder; returns output leaves as (phase:path, value).
     `called` hears of the arguments of each that ran to its end.
     """
-    for origin, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
-        for name, tensor in named:
-            recorder.define(tensor, origin, name)  # type: ignore[arg-type]
+    recorder.define_leaves(model)
 
     def run(phase: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorder.phase = phase

@@ -5,6 +5,7 @@ The same function serves the fake copies on which a plan is proved and the model
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -191,7 +192,9 @@ def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:
         if place.where == "output":
             module.register_forward_hook(_output_hook(place, _chain(place, key), outputs))
         elif place.where == "input":
-            module.register_forward_pre_hook(_input_hook(place, _chain(place, key)), with_kwargs=True, prepend=True)
+            module.register_forward_pre_hook(
+                _input_hook(module, place, _chain(place, key)), with_kwargs=True, prepend=True
+            )
         elif place.where == "lookup":
             _wrap_lookup(module, place, f"{key}/{place.steps[0].name}")
         else:
@@ -230,15 +233,19 @@ def _output_hook(place: PlacePlan, step: Step, outputs: LocalOutputs) -> Callabl
     return convert_output
 
 
-def _input_hook(place: PlacePlan, step: Step) -> Callable[..., Any]:
+def _input_hook(module: torch.nn.Module, place: PlacePlan, step: Step) -> Callable[..., Any]:
+    """A pre-hook that converts one leaf of one argument, however the caller passes it."""
     head, *rest = place.leaf.split(".")
+    names = list(inspect.signature(module.forward).parameters)
+    position = int(head) if head.isdigit() else names.index(head) if head in names else len(names)
+    name = head if not head.isdigit() else names[position] if position < len(names) else head
 
     def convert_input(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if head.isdigit():
-            items = list(args)
-            items[int(head)] = _converted(items[int(head)], rest, step)
-            return tuple(items), kwargs
-        return args, {**kwargs, head: _converted(kwargs[head], rest, step)}
+        if position < len(args):
+            return (*args[:position], _converted(args[position], rest, step), *args[position + 1 :]), kwargs
+        if name in kwargs:
+            return args, {**kwargs, name: _converted(kwargs[name], rest, step)}
+        return None  # not given in this call
 
     return convert_input
 

@@ -270,8 +270,8 @@ def _local_graph(model: torch.nn.Module, recorder: Recorder, outputs: Sequence[t
         tuple(recording.values),
         tuple(recording.nodes),
         tuple(recording.calls),
-        {n: recorder.value_of(p) for n, p in model.named_parameters(remove_duplicate=False)},
-        {n: recorder.value_of(b) for n, b in model.named_buffers(remove_duplicate=False)},
+        recording.parameters,
+        recording.buffers,
         tuple(outputs),
         uses=build_uses(tuple(recording.nodes)),
     )

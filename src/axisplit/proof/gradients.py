@@ -162,8 +162,8 @@ def _exact(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> float:
     scales = {name: float(g.abs().max()) if g.numel() else 0.0 for name, g in whole.items()}
     largest = max(scales.values(), default=0.0)
     errors = _errors(plan, whole, parts)
-    # a gradient that is zero but for rounding has no scale of its own: the model's is taken
-    return max((e / max(scales[n], 1e-6 * largest, 1e-300) for n, e in errors.items()), default=0.0)
+    # one that is zero but for rounding (a bias in front of a norm) has no scale of its own, but that of its terms
+    return max((e / max(scales[n], 1e-4 * largest, 1e-300) for n, e in errors.items()), default=0.0)
 
 
 def _on_ranks(

@@ -64,6 +64,8 @@ class Walk:
             return [WHOLE]
         if (kind == "only_first" and state == WHOLE) or (kind == "pad" and state[0] == "S"):
             return [PARTIAL]
+        if kind in ("enter", "leave") and state == WHOLE:
+            return [WHOLE]
         if kind == "localize" and state == WHOLE:
             return ["localized"]
         if kind == "mask_rows" and state == "looked up":

@@ -10,8 +10,9 @@
     sum_shared      own part -> own part, summed over the ranks that hold the same  gradients of shared parameters
 
 A cotangent is whole (the same on every rank) or partial (the true one is the sum over ranks of what they hold, each
-part put in its place): DESIGN 5. `enter` and `leave` change no value and copy nothing; without gradients they are not
-there. The others stand at sites of their own ("<site>@backward", "<parameter>:gradient") with their own counters.
+part put in its place): DESIGN 5. `enter` and `leave` change no value and are not there without gradients; they copy, as
+all ops here do, because models write to what they get (`x += y`). The others stand at sites of their own
+("<site>@backward", "<parameter>:gradient") with their own counters.
 
 Example: x [3] enters two column-wise halves of W [3, 4] on 2 ranks, y_r = x @ W_r. dL/dx = sum over r of
 dL/dy_r @ W_r.T: each rank computes its term, `enter` sums them.
@@ -19,46 +20,34 @@ dL/dy_r @ W_r.T: each rank computes its term, `enter` sums them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from axisplit.runtime.definition import copied, cotangent, count_fake, define
+from axisplit.runtime.definition import copied, count_fake, define
 from axisplit.runtime.groups import sum_in_rank_order
 from axisplit.runtime.sites import BoundSite, lookup
 
 __all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "sum_parts", "sum_shared"]
 
 
-class _Passing(torch.autograd.Function):
-    """A value as it is; its cotangent goes through the twin of a site."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, site: str) -> Tensor:
-        ctx.site = site
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return cotangent(grad, ctx.site), None
+def _enter(x: Tensor, site: str) -> Tensor:
+    lookup(site, "enter").count(0)
+    return copied(x)
 
 
-def _pass(x: Tensor, site: str) -> Tensor:
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return x
-    result: Tensor = _Passing.apply(x, site)  # type: ignore[no-untyped-call]
-    return result
+def _leave(x: Tensor, site: str) -> Tensor:
+    lookup(site, "leave").count(0)
+    return copied(x)
 
 
 def enter(x: Tensor, site: str) -> Tensor:
     """A whole value on its way into computations of which each rank does a part."""
-    return _pass(x, site)
+    return _enter_op(x, site) if torch.is_grad_enabled() and x.requires_grad else x
 
 
 def leave(x: Tensor, site: str) -> Tensor:
     """A value with a partial cotangent on its way to where the cotangent is whole."""
-    return _pass(x, site)
+    return _leave_op(x, site) if torch.is_grad_enabled() and x.requires_grad else x
 
 
 def _keep(x: Tensor, site: str) -> Tensor:
@@ -115,6 +104,16 @@ def _sum_shared(x: Tensor, site: str) -> Tensor:
     return total.to(x.dtype)
 
 
+def _fake_enter(x: Tensor, site: str) -> Tensor:
+    count_fake(lookup(site, "enter"), 0)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake_leave(x: Tensor, site: str) -> Tensor:
+    count_fake(lookup(site, "leave"), 0)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 def _fake_keep(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "keep")
     count_fake(bound, 0)
@@ -146,6 +145,8 @@ def _fake_sum_shared(x: Tensor, site: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+_enter_op = define("enter", _enter, _fake_enter)
+_leave_op = define("leave", _leave, _fake_leave)
 keep = define("keep", _keep, _fake_keep, differentiable=False)
 embed = define("embed", _embed, _fake_embed, differentiable=False)
 reduce_scatter = define("reduce_scatter", _reduce_scatter, _fake_reduce_scatter, differentiable=False)
