@@ -28,6 +28,7 @@ BOUND = ("tests/proof/test_numbers.py", "-k", "bound")
 EDITS = ("tests/lower/test_edits.py",)
 PLACES = ("tests/lower/test_places.py",)
 GUARD = ("tests/lower/test_guard.py", "-k", "branches or dropout or compared or text or again")
+REACH = ("tests/lower/test_reach.py",)
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
@@ -108,9 +109,27 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lower/captured.py", '{"dict": {}}, [site.name]', "{}, [site.name]", EDITS),
         Mutant(
             "lower/captured.py",
-            "return TracedInt(axis.size, self._sizes[axis]) if axis in self._sizes else axis.size",
+            "return TracedInt(axis.size, known)",
             "return axis.size",
             PLACES,
+        ),
+        Mutant("lower/captured.py", "self._fixed.add(self._parts[axis])", "pass", REACH),
+        Mutant(
+            "lower/captured.py", 'None if node.op._opname in _WRITES else encoded["dtype"]', 'encoded["dtype"]', REACH
+        ),
+        Mutant(
+            "lower/insert.py", "for last in reversed(range(len(frames))):", "for last in range(len(frames)):", REACH
+        ),
+        Mutant(
+            "lower/insert.py",
+            "made = made or self._changed(function)",
+            "made = made or (self._changed(function) if function.__name__ in str(self._callees) else function)",
+            REACH,
+        ),
+        Mutant("lower/source.py", "places.append((name.end_lineno", "places.count((name.end_lineno", REACH),
+        Mutant("lower/planning.py", "best = planner.search(inside, ", "best = planner.search(planner.start, ", REACH),
+        Mutant(
+            "capture/record.py", "written = _on_fakes() and id(tensor) not in self._attributes", "written = True", REACH
         ),
         Mutant("lower/lowering.py", "simulate(plan.ranks, prove)", "prove(FakeGroup(0, plan.ranks))", PHASES),
     ],
@@ -122,6 +141,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             BROKEN,
         ),
         Mutant("proof/program.py", "if (value, wanted) not in self.whole_of[given]:", "if False:", BROKEN),
+        Mutant(
+            "proof/program.py",
+            "if self.whole.values[value].constant != local.values[given].constant:",
+            "if False:",
+            REACH,
+        ),
         Mutant("proof/program.py", "if name not in idle and not _same(left, given[name]):", "if False:", BROKEN),
         Mutant("proof/program.py", "if (value, WHOLE) not in self.whole_of[given.get(path, -1)]:", "if False:", BROKEN),
         Mutant(

@@ -80,7 +80,8 @@ class NodeView:
 
     def constant(self, argument: Ref) -> tuple[int, ...] | None:
         """The numbers of a small integer tensor that is written in the model's Python, if it is one."""
-        return self._graph.values[argument.value].constant
+        numbers = self._graph.values[argument.value].constant or ()
+        return tuple(n for n in numbers if type(n) is int) or None
 
     def dtype_bytes(self, argument: Ref) -> int:
         return self._graph.values[argument.value].dtype.itemsize

@@ -25,6 +25,7 @@ import torch
 
 from axisplit.capture.provenance import Expression
 
+Number = int | float | bool
 Origin = Literal["parameter", "buffer", "input", "constant", "node"]
 
 
@@ -54,7 +55,7 @@ class Value:
     dtype: torch.dtype
     origin: Origin
     name: str = ""
-    constant: tuple[int, ...] | None = None  # numbers of a small integer tensor written in the model's Python
+    constant: tuple[Number, ...] | None = None  # numbers of a small tensor written in the model's Python
 
     @property
     def bytes(self) -> int:

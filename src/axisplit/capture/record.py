@@ -22,7 +22,7 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
 
-from axisplit.capture.graph import Call, Frame, Node, Opaque, Origin, Ref, Value
+from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
 from axisplit.capture.modes import FunctionMode, OpMode, flat_integers
 from axisplit.capture.provenance import Expression, TracedInt
 from axisplit.errors import CaptureError
@@ -80,6 +80,7 @@ class Recorder:
         self._versions: dict[int, int] = {}
         self._sharing: dict[int, list[torch.Tensor]] = {}
         self._on_node = on_node
+        self._attributes: set[int] = set()  # tensors that modules hold as plain attributes: others may write to them
 
     def mark(self) -> tuple[int, int, int]:
         """Where the recording stands, for `forget_since`."""
@@ -141,7 +142,8 @@ class Recorder:
     def _new_value(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:
         index = len(self.recording.values)
         shape = tuple(int(s) for s in tensor.shape)
-        constant = _numbers(tensor) if origin == "constant" else None
+        written = _on_fakes() and id(tensor) not in self._attributes
+        constant = _numbers(tensor, written) if origin == "constant" else None
         self.recording.values.append(Value(index, shape, tensor.dtype, origin, name, constant))
         return index
 
@@ -269,20 +271,15 @@ class Recorder:
         return outputs
 
     def _frames(self) -> tuple[Frame, ...]:
-        """The model's own Python frames, from the op outwards to the innermost module's forward (and, where that was
-        called by `super()`, to the outermost forward of the same module).
-        """
+        """The model's own Python frames, from the op outwards to the method that the innermost module was called by."""
         frames: list[Frame] = []
-        frame, module = sys._getframe(1), None
+        frame, inside = sys._getframe(1), False
         while frame is not None and len(frames) < 12:
             if not _is_machinery(frame.f_code):
-                owner = frame.f_locals.get("self")
-                is_module = isinstance(owner, torch.nn.Module)
-                if module is not None and owner is not module:
-                    break
-                module = owner if is_module else None
+                is_module = isinstance(frame.f_locals.get("self"), torch.nn.Module)
+                inside = inside or is_module
                 frames.append(Frame(frame.f_code, frame.f_lasti // 2, self.module_stack[-1] if is_module else None))
-            elif module is not None and frame.f_code.co_filename.endswith("nn/modules/module.py"):
+            elif inside and frame.f_code.co_filename.endswith("nn/modules/module.py"):
                 break
             frame = frame.f_back  # type: ignore[assignment]
         return tuple(frames)
@@ -317,6 +314,7 @@ class Recorder:
 
         with ExitStack() as stack:
             for path, module in model.named_modules():
+                self._attributes.update(id(held) for held in vars(module).values() if isinstance(held, torch.Tensor))
                 before = module.register_forward_pre_hook(entering(path), with_kwargs=True, prepend=False)
                 after = module.register_forward_hook(leaving(path), prepend=True)
                 stack.callback(before.remove)
@@ -349,13 +347,35 @@ def _storage_key(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _numbers(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """The numbers of a small integer vector, where they are known."""
+def _numbers(tensor: torch.Tensor, written: bool) -> tuple[Number, ...] | None:
+    """The numbers of a small vector, where they are known: integers, and of a tensor that is written in the model's
+    Python all kinds.
+    """
     known = tensor.constant if isinstance(tensor, FakeTensor) else tensor
-    if known is None or known.is_floating_point() or known.dim() > 1 or known.numel() > 16 or known.dtype == torch.bool:
+    if known is None or known.dim() > 1 or known.numel() > 16 or known.is_complex():
+        return None
+    if not written and (known.is_floating_point() or known.dtype == torch.bool):
         return None
     with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
-        return tuple(int(x) for x in known.reshape(-1).tolist())
+        return tuple(_shortest(x, known.dtype) for x in known.reshape(-1).tolist())
+
+
+def _on_fakes() -> bool:
+    """Whether tensors have no data: then no number in a tensor can have come from any."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
+def _shortest(number: Number, dtype: torch.dtype) -> Number:
+    """The shortest decimal that the dtype rounds to the same number: what was written, so that it holds for wider
+    dtypes too.
+
+    >>> _shortest(0.10000000149011612, torch.float32)
+    0.1
+    """
+    if not isinstance(number, float):
+        return number
+    rounded = (float(f"{number:.{digits}g}") for digits in range(1, 17))
+    return next((short for short in rounded if torch.tensor(short, dtype=dtype).item() == number), number)
 
 
 def _same_window(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -202,7 +202,9 @@ def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:
             name, call = place.leaf, place.where == "call"
             step = _lookup_call(f"{key}/{place.steps[0].name}") if call else _chain(place, key)
             module.__dict__.setdefault("_axisplit", {})[name] = step
-            insertions[place.module].append(Insertion(name, place.function, place.position, place.operand, call))
+            insertions[place.module].append(
+                Insertion(name, place.function, place.position, place.operand, call, place.through)
+            )
     for path, found in insertions.items():
         insert_calls(model.get_submodule(path), found)
 

@@ -27,6 +27,7 @@ from axisplit.runtime.sites import Site
 from axisplit.solve.plan import CapturedPlan, StepPlan
 from axisplit.solve.splits import Range
 
+_WRITES = ("fill", "index_put")  # what `x[...] = 0.5` becomes: the number has the dtype of x, whatever that is
 Steps = Callable[[str, int, str, str], tuple[Site, ...]]
 Json = Any
 
@@ -101,26 +102,37 @@ class _Builder:
         prefix = f"{module}." if module else ""
         named = {**decision.graph.parameters, **decision.graph.buffers}
         self.own = {v: name.removeprefix(prefix) for name, v in named.items() if name.startswith(prefix)}
-        self.sizes = self._input_sizes()
+        self.sizes, self.parts = self._input_sizes()
+        self.fixed: set[Dim] = set()  # dims of the arguments that must have the sizes they were traced with
 
-    def _input_sizes(self) -> dict[Axis, Dim]:
-        """Leaves that are dims of what the module is called with: at run time their sizes are read there."""
-        derived, found = self.decision.search.derived, dict[Axis, Dim]()
+    def _input_sizes(self) -> tuple[dict[Structure, Dim], dict[Axis, Dim]]:
+        """(axes that are dims of what the module is called with: at run time their sizes are read there; pieces of
+        such dims, of which nobody knows how they grow with it).
+        """
+        axes, keys = self.decision.search.derived.axes, self.decision.search.keys
+        sizes, parts = dict[Structure, Dim](), dict[Axis, Dim]()
         for value in refs(self.call.arguments):
-            for position, axis in enumerate(derived.dims[value]):
-                leaf = derived.axes.find(axis)
-                if leaf.form == "leaf" and leaf not in self.decision.search.keys:
-                    found.setdefault(leaf, Dim(value, position))
-        return found
+            for position, axis in enumerate(self.decision.search.derived.dims[value]):
+                leaves = list(axes.leaves(axis))
+                if not any(leaf in keys for leaf in leaves):
+                    sizes.setdefault(_structure(axes, axis), Dim(value, position))
+                    parts.update((leaf, Dim(value, position)) for leaf in leaves if leaf is not axes.find(axis))
+        return sizes, parts
 
     def build(self, signature: inspect.Signature) -> CapturedPlan:
         args, kwargs = self.call.arguments
         bound = signature.bind(None, *args, **kwargs)
         bound.apply_defaults()
-        arguments = {name: _encode(value) for name, value in list(bound.arguments.items())[1:]}
         programs = tuple(tuple(self._program(rank)) for rank in range(self.decision.num_ranks))
+        arguments = {name: _encode(value, self._argument) for name, value in list(bound.arguments.items())[1:]}
         steps = tuple(step_plan(site) for site in self.sites.values())
         return CapturedPlan(self.module, self.call.training, arguments, _encode(self.call.result), programs, steps)
+
+    def _argument(self, value: int) -> Json:
+        sizes = [
+            [d.position, self.decision.graph.values[value].shape[d.position]] for d in self.fixed if d.value == value
+        ]
+        return {"%": value, "sizes": sorted(sizes)} if sizes else {"%": value}
 
     def _program(self, rank: int) -> list[Json]:
         graph, ops = self.decision.graph, list[Json]()
@@ -130,6 +142,7 @@ class _Builder:
                 self._operand(value, self._wanted(node, position, value), ready, ops)
                 for position, value in enumerate(node.inputs())
             ]
+            operands = [self._alike(v, o, node, operands) for v, o in zip(node.inputs(), operands, strict=True)]
             arguments = self._arguments(node, rank)
             waiting = iter(operands)
             encoded = [_encode(tree, lambda _, it=waiting: next(it)) for tree in (arguments, node.kwargs)]  # type: ignore[misc]
@@ -147,7 +160,9 @@ class _Builder:
             return {"own": self.own[value]}
         constant = self.decision.graph.values[value].constant
         if constant is not None:
-            return {"constant": list(constant), "shape": list(self.decision.graph.values[value].shape)}
+            info = self.decision.graph.values[value]
+            dtype = str(info.dtype).removeprefix("torch.")
+            return {"constant": list(constant), "shape": list(info.shape), "dtype": dtype}
         made = self.arriving.get(value, self.decision.flows_from(value))
         current = ready.setdefault((value, made), {"%": value})
         if state != made and (value, state) not in ready:
@@ -160,14 +175,25 @@ class _Builder:
             ready[value, state] = current
         return ready[value, state]
 
+    def _alike(self, value: int, encoded: Json, node: Node, operands: list[Json]) -> Json:
+        """A constant with the operand beside it, on whose device it is; written into that operand, of its dtype too."""
+        values = self.decision.graph.values
+        for other, beside in zip(node.inputs(), operands, strict=True):
+            if "constant" in encoded and "constant" not in beside and values[other].dtype == values[value].dtype:
+                dtype = None if node.op._opname in _WRITES else encoded["dtype"]
+                return {**encoded, "dtype": dtype, "like": beside}
+        return encoded
+
     def _arguments(self, node: Node, rank: int) -> tuple[Any, ...]:
         law, strategy = self.decision.search.derived.laws[node.index], self.decision.strategy(node)
         held = self.decision.held(f"S:{strategy.split}", rank) if strategy.split else {}
-        local = _Symbolic(self.decision.search.derived.axes, held, self.sizes)
+        axes = self.decision.search.derived.axes
+        local = _Symbolic(axes, held, self.sizes, self.parts, self.fixed)
+        written = _Symbolic(axes, held, self.sizes, self.parts, set())  # bounds of a slice hold for every length
         arguments = list(node.args)
         for position, rewrite in law.rewrites.items():
             if position < len(arguments):
-                arguments[position] = rewrite(local)
+                arguments[position] = rewrite(written if isinstance(arguments[position], int) else local)
         numbers = list(flat_integers((tuple(arguments), node.kwargs)))
         for position, expression in node.traced:
             followed = self._followed(expression, local)
@@ -200,19 +226,40 @@ def _refilled(tree: Any, numbers: Iterator[int]) -> Any:
     return tree
 
 
+Structure = tuple[Any, ...]
+
+
+def _structure(axes: Axes, axis: Axis) -> Structure:
+    """What an axis is made of, down to its leaves: equal for equal axes."""
+    axis = axes.find(axis)
+    return (axis.form, axis.index) if axis.form == "leaf" else (axis.form, *(_structure(axes, p) for p in axis.parts))
+
+
 class _Symbolic:
     """Local sizes as integers that remember which input's size they follow."""
 
-    def __init__(self, axes: Axes, held: Mapping[Axis, Range], sizes: Mapping[Axis, Dim]) -> None:
-        self._axes, self._held, self._sizes = axes, held, sizes
+    def __init__(
+        self,
+        axes: Axes,
+        held: Mapping[Axis, Range],
+        sizes: Mapping[Structure, Dim],
+        parts: Mapping[Axis, Dim],
+        fixed: set[Dim],
+    ) -> None:
+        self._axes, self._held, self._sizes, self._parts, self._fixed = axes, held, sizes, parts, fixed
 
     def __call__(self, axis: Axis) -> int:
         axis = self._axes.find(axis)
+        known = self._sizes.get(_structure(self._axes, axis))
+        if known is not None:
+            return TracedInt(axis.size, known)
         if axis.form == "leaf":
             if axis in self._held:
                 start, end = self._held[axis]
                 return end - start
-            return TracedInt(axis.size, self._sizes[axis]) if axis in self._sizes else axis.size
+            if axis in self._parts:
+                self._fixed.add(self._parts[axis])
+            return axis.size
         total = 1 if axis.form == "product" else 0
         for part in axis.parts:
             total = total * self(part) if axis.form == "product" else total + self(part)
@@ -335,10 +382,20 @@ class _Runner:
         if tag == "site":
             return f"{self._key}/{content}"
         if tag == "constant":
-            return torch.tensor(content).reshape(tree["shape"])
+            return _constant(tree, again(tree.get("like")))
         if tag == "device":
             return next(iter(inputs.values())).device
         return getattr(torch, content)
+
+
+def _constant(tree: Json, like: torch.Tensor | None) -> torch.Tensor:
+    """A tensor of numbers written in the program. A vector is on the device of the operand beside it; a single number
+    is used by every device from where it is.
+    """
+    numbers, dtype = tree["constant"], getattr(torch, tree["dtype"]) if like is None or tree["dtype"] else like.dtype
+    if not tree["shape"]:
+        return torch.tensor(numbers[0], dtype=dtype)
+    return torch.tensor(numbers, dtype=dtype, device=None if like is None else like.device)
 
 
 def _op(name: str) -> Callable[..., Any]:
@@ -363,7 +420,8 @@ def _evaluate(expression: Json, inputs: Mapping[Any, torch.Tensor]) -> int:
 
 def _match(wanted: Json, given: Any, values: dict[Any, torch.Tensor]) -> bool:
     if isinstance(wanted, dict) and "%" in wanted:
-        if not isinstance(given, torch.Tensor):
+        sizes = wanted.get("sizes", ())
+        if not isinstance(given, torch.Tensor) or any(given.shape[dim] != size for dim, size in sizes):
             return False
         return values.setdefault(wanted["%"], given) is given
     if isinstance(wanted, dict) and "tuple" in wanted:

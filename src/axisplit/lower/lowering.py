@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from axisplit.lower.apply import Installable, apply_captured, apply_edits, apply
 from axisplit.lower.captured import capture_module, step_plan
 from axisplit.lower.decision import Decision
 from axisplit.lower.edits import solve_edits
-from axisplit.lower.insert import can_insert, position_of, reachable
-from axisplit.lower.places import Place, Refusal, find_places
+from axisplit.lower.insert import is_method, way_to
+from axisplit.lower.places import IsMethod, Place, Refusal, WayTo, find_places
+from axisplit.lower.source import Position, position_of
 from axisplit.proof.program import DecidedWalk, Mismatch
 from axisplit.runtime.groups import FakeGroup, Group
 from axisplit.runtime.simulate import simulate
@@ -48,32 +50,40 @@ class Lowered:
     """Site -> (value, state it is made in, state it is converted to): what the collectives are called with."""
 
 
-def expression_check(model: torch.nn.Module) -> Callable[[str, Frame, int], bool]:
-    """Whether an expression (or its operand) in a module's own method can be wrapped."""
-    known: dict[tuple[object, ...], bool] = {}
+def ways_in(model: torch.nn.Module) -> WayTo:
+    """How an expression (or its operand) in what a module runs can be wrapped, remembered for modules of one class."""
+    known: dict[tuple[object, ...], tuple[Frame, ...] | None] = {}
 
-    def check(path: str, frame: Frame, operand: int) -> bool:
+    def find(path: str, frames: tuple[Frame, ...], operand: int, call: bool) -> tuple[Frame, ...] | None:
         module = model.get_submodule(path)
-        key = (type(module), frame.code, frame.instruction, operand)
+        key = (type(module), operand, call, *((f.code, f.instruction, f.module is None) for f in frames))
         if key not in known:
-            known[key] = reachable(module, frame.code) and can_insert(frame.code, frame.instruction, operand)
+            known[key] = way_to(module, frames, operand, call)
         return known[key]
 
-    return check
+    return find
+
+
+def methods_in(model: torch.nn.Module) -> IsMethod:
+    """Whether a function is a method of the module that runs it, remembered for modules of one class."""
+    known: dict[tuple[type, CodeType], bool] = {}
+
+    def find(path: str, code: CodeType) -> bool:
+        module = model.get_submodule(path)
+        key = (type(module), code)
+        if key not in known:
+            known[key] = is_method(module, code)
+        return known[key]
+
+    return find
 
 
 def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal]]:
     """Places, edits and shards of a decision, and what of it cannot be lowered (then the rest is not complete)."""
     model = captured.model
 
-    def can_wrap(path: str, frame: Frame) -> bool:
-        module = model.get_submodule(path)
-        return reachable(module, frame.code) and can_insert(frame.code, frame.instruction, -1, call=True)
-
-    finder = find_places(decision, can_wrap)
+    finder = find_places(decision, ways_in(model))
     refusals = list(finder.refusals)
-    for place in finder.places.values():
-        refusals += _check_expression(decision, place, model)
     edits, failed = _all_edits(decision, captured.attributes)
     refusals += failed
     parameters, tied = plan_parameters(decision)
@@ -85,36 +95,6 @@ def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal
     )
     found = Lowered(decision.num_ranks, parameters, tied, planned, edits, captured_modules, finder.converted)
     return found, refusals
-
-
-def _check_expression(decision: Decision, place: Place, model: torch.nn.Module) -> list[Refusal]:
-    """Refuse an expression that is not in the source, or not in the module's own forward."""
-    if place.frame is None:
-        return []
-    frame, module = place.frame, model.get_submodule(place.module)
-    if place.where == "call" or (
-        reachable(module, frame.code) and can_insert(frame.code, frame.instruction, place.operand)
-    ):
-        return []
-    found = []
-    for node in decision.graph.nodes:
-        if node.module == place.module and node.frames and node.frames[0] == frame:
-            key = decision.search.ties.node[node.index]
-            reason = f"{frame.code.co_qualname} cannot be changed at the expression of {node.name}"
-            values = list(node.inputs())[place.operand : place.operand + 1] if place.operand >= 0 else node.outputs
-            for value in values:
-                name = decision.search.ties.value[value]
-                for source, target in _conversions_of(decision, name):
-                    found.append(Refusal(("convert", name, source, target), reason))
-            strategy = decision.choice.solution.strategy[key]
-            if not found and strategy != "whole":
-                found.append(Refusal(("run", key, strategy), reason))
-    return found
-
-
-def _conversions_of(decision: Decision, name: str) -> list[tuple[str, str]]:
-    chosen = decision.choice.solution.conversions
-    return [(source, target) for (value, target), source in chosen.items() if value == name]
 
 
 def _all_edits(decision: Decision, attributes: dict[Attribute, int]) -> tuple[tuple[EditPlan, ...], list[Refusal]]:
@@ -138,9 +118,19 @@ def _optional(value: int) -> int | None:
 
 def _place_plan(place: Place) -> PlacePlan:
     steps = tuple(step_plan(site) for site in place.steps)
-    position = None if place.frame is None else position_of(place.frame.code, place.frame.instruction)
-    function = "" if place.frame is None else place.frame.code.co_qualname
-    return PlacePlan(place.module, place.where, place.leaf, steps, function, position, place.operand, place.reads)
+    if not place.way:
+        return PlacePlan(place.module, place.where, place.leaf, steps, operand=place.operand, reads=place.reads)
+    (function, position), *calls = [_point(frame) for frame in place.way]
+    through = tuple(reversed(calls))
+    return PlacePlan(
+        place.module, place.where, place.leaf, steps, function, position, place.operand, place.reads, through
+    )
+
+
+def _point(frame: Frame) -> tuple[str, Position]:
+    position = position_of(frame.code, frame.instruction)
+    assert position is not None, "ways lead through expressions that were found in the source"
+    return frame.code.co_qualname, position
 
 
 def plan_parameters(decision: Decision) -> tuple[tuple[ParameterPlan, ...], dict[str, str]]:

@@ -2,12 +2,12 @@
 
     output    a module returns it: a forward hook converts it on the way out
     input     a module is called with it: a forward pre-hook converts it on the way in
-    result    the expression in a module's forward that computes it is wrapped
-    operand   the operand of an expression in a module's forward is wrapped
+    result    the expression in the Python that a module runs that computes it is wrapped
+    operand   the operand of an expression in the Python that a module runs is wrapped
     lookup    a module that is one table look-up: its indices are made local, rows it does not hold become zero
-    call      a call in a module's own method that is one table look-up: the same
+    call      a call in the Python that a module runs that is one table look-up: the same
 
-Hooks come first; wrapping an expression rewrites one expression of one module's own forward (`insert.py`).
+Hooks come first; wrapping an expression rewrites one expression in one module's copy of its code (`insert.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
+from types import CodeType
 from typing import Literal
 
+from axisplit.axes.derive import Derived
 from axisplit.capture.graph import Call, Frame, Graph, Node
 from axisplit.lower.decision import Decision
 from axisplit.runtime.layout import Layout
@@ -38,7 +40,7 @@ class Place:
     where: Where
     leaf: str
     steps: tuple[Site, ...]
-    frame: Frame | None = None
+    way: tuple[Frame, ...] = ()  # from the expression out to the module's own method
     operand: int = -1
     reads: str = ""  # the output of the whole model that is made here and read nowhere inside
 
@@ -49,41 +51,69 @@ class Refusal:
 
     forbid: tuple[str, ...]
     reason: str
-    node: int | None = None  # the op that broke, where it was an op
+    node: int | None = None  # the op at which it is so
 
 
-def wrappable(graph: Graph, can_wrap: Callable[[str, Frame, int], bool]) -> tuple[set[int], set[tuple[int, int]]]:
-    """(values computed by an expression that can be wrapped, operands (node, position) that can be)."""
+Frames = tuple[Frame, ...]
+WayTo = Callable[[str, Frames, int, bool], Frames | None]  # module, frames, operand, whether a call -> `insert.way_to`
+IsMethod = Callable[[str, CodeType], bool]
+
+
+def _weights_and_views(graph: Graph) -> set[int]:
+    """Parameters, and what is made of nothing else."""
+    found = set(graph.parameters.values())
+    for node in graph.nodes:
+        inputs = set(node.inputs())
+        if inputs and inputs <= found:
+            found.update(node.outputs)
+    return found
+
+
+def wrappable(derived: Derived, way_to: WayTo, is_method: IsMethod) -> tuple[set[int], set[tuple[int, int]]]:
+    """(values computed by an expression that can be wrapped, operands (node, position) that can be).
+
+    In functions that are no methods of their module, only the ops are offered that sum over an axis of a parameter. All
+    of rotary embeddings and attention would make the problem three times as large, and the solver ten times as slow.
+    """
     computed, operands = set(), set()
+    graph, weights = derived.graph, _weights_and_views(derived.graph)
     for node, after in zip_longest(graph.nodes, graph.nodes[1:]):
-        frame = node.frames[0] if node.frames else None
-        if frame is None or frame.module is None:
-            continue
         last = after is None or after.issue != node.issue
-        if last and len(node.outputs) == 1 and can_wrap(node.module, frame, -1):
+        if not last or not node.frames:
+            continue
+        sums = derived.laws[node.index].reduce and not weights.isdisjoint(node.inputs())
+        if not sums and not is_method(node.module, node.frames[0].code):
+            continue
+        if len(node.outputs) == 1 and way_to(node.module, node.frames, -1, False):
             computed.add(node.outputs[0])
-        if last and node.order == 0:
-            operands |= {(node.index, p) for p, _ in enumerate(node.inputs()) if can_wrap(node.module, frame, p)}
+        if node.order == 0:
+            reads = range(len(list(node.inputs())))
+            operands |= {(node.index, p) for p in reads if way_to(node.module, node.frames, p, False)}
     return computed, operands
 
 
-def find_places(decision: Decision, can_wrap: Callable[[str, Frame], bool]) -> Finder:
+def find_places(decision: Decision, way_to: WayTo) -> Finder:
     """A place for every conversion of the split program, or why there is none.
 
-    `can_wrap(module, frame)` says whether the call at a frame can be wrapped in the module's own method.
+    `way_to` says through which calls an expression in what a module runs can be wrapped.
     """
-    finder = Finder(decision, can_wrap)
+    finder = Finder(decision, way_to)
     for value in range(len(decision.graph.values)):
         finder.place_value(value)
     finder.check_consistency()
     return finder
 
 
+def _leaf(way: Frames) -> str:
+    """Names an expression by the calls that lead to it, outermost first."""
+    return ">".join(f"{frame.code.co_name}:{frame.instruction}" for frame in reversed(way))
+
+
 class Finder:
     """Places found, conversions refused, and the states in which values arrive at captured modules."""
 
-    def __init__(self, decision: Decision, can_wrap: Callable[[str, Frame], bool]) -> None:
-        self.can_wrap = can_wrap
+    def __init__(self, decision: Decision, way_to: WayTo) -> None:
+        self.way_to = way_to
         self.decision, graph = decision, decision.graph
         self.places: dict[tuple[object, ...], Place] = {}
         self.refusals: list[Refusal] = []
@@ -145,7 +175,8 @@ class Finder:
             if found is not None:
                 self._add(found[0].module, "input", found[1], value, source, state)
             elif not self._at_operand(value, source, state, node, position):
-                self._refuse(value, source, state, f"no place in the Python where {node.name} reads it can be reached")
+                reason = f"no place in the Python where {node.name} reads it can be reached"
+                self._refuse(value, source, state, reason, node)
 
     def _whole_at_birth(self, value: int, source: str, uses: list[Use]) -> None:
         """One collective where the value comes to be; uses that want it otherwise convert it again, which sends nothing
@@ -159,9 +190,10 @@ class Finder:
         for node, _, state in stuck:
             key = self.decision.search.ties.node[node.index]
             if state in (WHOLE, VARIED):
-                self._refuse(value, birth, state, reason)
+                self._refuse(value, birth, state, reason, node)
             else:
-                self.refusals.append(Refusal(("run", key, self.decision.choice.solution.strategy[key]), reason))
+                name = self.decision.choice.solution.strategy[key]
+                self.refusals.append(Refusal(("run", key, name), reason, node.index))
         if stuck:
             return
         if self._at_output(value, source, birth) or self._at_result(value, source, birth):
@@ -180,9 +212,10 @@ class Finder:
         home = None if producer is None else inside.get(producer.index)
         return [use for use in self.decision.flows_to(value) if home is None or inside.get(use[0].index) != home]
 
-    def _refuse(self, value: int, source: str, target: str, reason: str) -> None:
-        key = self.decision.search.ties.value[value]
-        self.refusals.append(Refusal(("convert", key, source, target), reason))
+    def _refuse(self, value: int, source: str, target: str, reason: str, node: Node | None = None) -> None:
+        """Refuse a conversion, at the op that reads the value so or else the one that makes it."""
+        key, node = self.decision.search.ties.value[value], node or self.producer.get(value)
+        self.refusals.append(Refusal(("convert", key, source, target), reason, None if node is None else node.index))
 
     def _at_output(self, value: int, source: str, target: str) -> bool:
         """Convert on the way out of the innermost module that returns the value and does not read it."""
@@ -216,8 +249,10 @@ class Finder:
         node = self.producer.get(value)
         if node is None or value not in self.decision.search.computed or node.index in self.decision.captured_in:
             return False
-        frame = node.frames[0]
-        self._add(node.module, "result", f"{frame.code.co_name}:{frame.instruction}", value, source, target, frame)
+        way = self.way_to(node.module, node.frames, -1, False)
+        if way is None:
+            return False
+        self._add(node.module, "result", _leaf(way), value, source, target, way)
         return True
 
     def _input_of(self, value: int, node: Node, target: str) -> tuple[Call, str] | None:
@@ -237,11 +272,10 @@ class Finder:
         return None
 
     def _at_operand(self, value: int, source: str, target: str, node: Node, position: int) -> bool:
-        if (node.index, position) not in self.decision.search.wrapped:
+        way = self.way_to(node.module, node.frames, position, False)
+        if way is None or (node.index, position) not in self.decision.search.wrapped:
             return False
-        frame = node.frames[0]
-        leaf = f"{frame.code.co_name}:{frame.instruction}.{position}"
-        self._add(node.module, "operand", leaf, value, source, target, frame, position)
+        self._add(node.module, "operand", f"{_leaf(way)}.{position}", value, source, target, way, position)
         return True
 
     # --- look-ups -------------------------------------------------------------------------------------------------
@@ -259,15 +293,16 @@ class Finder:
                 self.places[call.module, "lookup", given[0]] = Place(call.module, "lookup", given[0], steps)
                 return
         layout = self._lookup_layout(node)
-        for frame in reversed(node.frames):
-            if frame.module is not None and self.can_wrap(node.module, frame):
-                leaf = f"{frame.code.co_name}:{frame.instruction}"
-                steps = (Site(f"{node.module}:lookup.{leaf}", "lookup", layout),)
-                self.places[node.module, "call", leaf] = Place(node.module, "call", leaf, steps, frame)
+        for inner in reversed(range(len(node.frames))):
+            way = self.way_to(node.module, node.frames[inner:], -1, True)
+            if way is not None:
+                steps = (Site(f"{node.module}:lookup.{_leaf(way)}", "lookup", layout),)
+                self.places[node.module, "call", _leaf(way)] = Place(node.module, "call", _leaf(way), steps, way)
                 return
         key = self.decision.search.ties.node[node.index]
         name = self.decision.choice.solution.strategy[key]
-        self.refusals.append(Refusal(("run", key, name), "no call that is the look-up alone can be reached"))
+        reason = "no call that is the look-up alone can be reached"
+        self.refusals.append(Refusal(("run", key, name), reason, node.index))
 
     def _lookup_layout(self, node: Node) -> Layout:
         state = next(s for s in self.decision.strategy(node).inputs if s[0] == "I")
@@ -277,7 +312,7 @@ class Finder:
 
     def _add(
         self, module: str, where: Where, leaf: str, value: int, source: str, target: str,
-        frame: Frame | None = None, operand: int = -1,
+        way: Frames = (), operand: int = -1,
     ) -> None:  # fmt: skip
         key = (module, where, leaf)
         steps = self.steps(f"{module or 'model'}:{where}.{leaf}", value, source, target)
@@ -286,7 +321,7 @@ class Finder:
             self._refuse(value, source, target, f"{module} would have to treat {where} {leaf} in two ways")
             return
         reads = "" if self.decision.graph.uses.get(value) else self.output_path.get(value, "")
-        self.places[key] = Place(module, where, leaf, steps, frame, operand, reads)
+        self.places[key] = Place(module, where, leaf, steps, way, operand, reads)
         self.decided[key].add((value, source, target))
 
     def steps(self, name: str, value: int, source: str, target: str) -> tuple[Site, ...]:

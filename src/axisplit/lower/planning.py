@@ -17,13 +17,13 @@ from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMis
 from axisplit.lower.captured import can_capture
 from axisplit.lower.cotangents import choose_cotangents
 from axisplit.lower.decision import Decision
-from axisplit.lower.lowering import Lowered, expression_check, fingerprint, lower, prove_programs
+from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, prove_programs, ways_in
 from axisplit.lower.places import Refusal, wrappable
 from axisplit.lower.traffic import backward_traffic, forward_traffic, planned_collectives
 from axisplit.lower.unfold import refold, unfold
-from axisplit.solve.build import Search, build_problem, find_splits
+from axisplit.solve.build import Search, build_problem, find_splits, has_place
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
-from axisplit.solve.policy import Choice, choose
+from axisplit.solve.policy import Choice, choose, least_with
 from axisplit.solve.problem import Solution, common_strategies
 from axisplit.solve.ties import find_ties
 
@@ -50,15 +50,13 @@ def make_plan(
         )
     captured = capture(model, inputs)
     planner = _Planner(captured, model, inputs, begin_search(captured, ranks, uneven), keep, memory_per_rank)
-    native = planner.search(programs=False)
-    best = native
-    if native is None or not planner.is_optimal(native):
-        captive = planner.search(programs=True)
-        if native is None or (captive is not None and _cost(captive) < _cost(native)):
-            best = captive
+    best = native = planner.search(planner.start)
+    inside = reaching_inside(planner.start)
+    if native is None or not is_optimal(native) or planner.may_gain(inside, native):
+        best = planner.search(inside, programs=True, below=native) or native
     if best is None:
         raise LoweringError("no plan could be put into the model's code", got="; ".join(planner.reasons[-3:]))
-    plan = describe(planner.with_cotangents(best), captured, planner, name or type(model).__name__)
+    plan = describe(planner.with_cotangents(best), captured, name or type(model).__name__)
     check_plan(plan)
     return plan
 
@@ -70,15 +68,20 @@ class Found:
     decision: Decision
     lowered: Lowered
     excluded: tuple[str, ...]
+    first: Choice  # what would have been done if all of it could be lowered
     no_backward: str = ""  # why gradients could not be derived
 
 
-def _cost(found: Found) -> tuple[float, float]:
+def is_optimal(found: Found) -> bool:
+    """Whether nothing that had to be excluded would have made the plan better."""
+    return found.decision.choice.solution.optimal and _cost(found.decision.choice) <= _cost(found.first)
+
+
+def _cost(choice: Choice) -> tuple[float, float]:
     """What is compared between plans: parameter bytes left whole, then bytes moved (rounded to what the solver tells
     apart).
     """
-    solution = found.decision.choice.solution
-    return round(solution.unsplit, 3), round(solution.bytes, 3)
+    return round(choice.solution.unsplit, 3), round(choice.solution.bytes, 3)
 
 
 class _Planner:
@@ -96,30 +99,24 @@ class _Planner:
         self.captured, self.model, self.inputs, self.start = captured, model, inputs, start
         self.keep, self.memory_per_rank = keep, memory_per_rank
         self.reasons: list[str] = []
-        self.first: Choice | None = None
 
-    def is_optimal(self, found: Found) -> bool:
-        """Whether nothing that had to be excluded would have made the plan better."""
-        assert self.first is not None
-        first = self.first.solution
-        return found.decision.choice.solution.optimal and _cost(found) <= (
-            round(first.unsplit, 3),
-            round(first.bytes, 3),
-        )
-
-    def search(self, programs: bool) -> Found | None:
-        """The best plan that can be lowered; with `programs`, modules may run captured ones."""
+    def search(self, start: Search, programs: bool = False, below: Found | None = None) -> Found | None:
+        """The best plan that can be lowered; with `programs`, modules may run captured ones. With `below`, only a plan
+        that is better than that one.
+        """
         forbidden: dict[tuple[str, ...], str] = {}
         modules: frozenset[str] = frozenset()
-        choice = self._choose(forbidden)
+        choice = first = self._choose(start, forbidden)
         for _ in range(MOST_ROUNDS):
-            decision = Decision(replace(self.start, forbidden=frozenset(forbidden)), choice, modules)
+            if below is not None and _cost(choice) >= _cost(below.decision.choice):
+                return None
+            decision = Decision(replace(start, forbidden=frozenset(forbidden)), choice, modules)
             lowered, refusals = lower(decision, self.captured)
             if not refusals:
                 mismatches = prove_programs(decision, lowered, self.captured, self.model, self.inputs)
                 refusals = [r for m in mismatches for r in blame(decision, m.node, str(m))]
             if not refusals:
-                return Found(decision, lowered, tuple(sorted(set(forbidden.values()))))
+                return Found(decision, lowered, tuple(sorted(set(forbidden.values()))), first)
             more = self._capturable(decision, refusals) - modules if programs else frozenset()
             if more:
                 modules |= more
@@ -129,7 +126,7 @@ class _Planner:
             if not new:
                 return None
             forbidden.update(new)
-            choice = self._choose(forbidden)
+            choice = self._choose(start, forbidden)
         return None
 
     def with_cotangents(self, found: Found) -> Found:
@@ -158,8 +155,16 @@ class _Planner:
                 return replace(found, no_backward=str(mismatches[0]))
         return replace(found, decision=decision, lowered=lowered)
 
-    def _choose(self, forbidden: dict[tuple[str, ...], str]) -> Choice:
-        choice = choose(replace(self.start, forbidden=frozenset(forbidden)), self.keep, self.memory_per_rank)
+    def may_gain(self, inside: Search, found: Found) -> bool:
+        """Whether the first choice could split more, or split the same with fewer bytes, if all could be reached."""
+        if inside is self.start:
+            return False
+        unsplit, moved = _cost(found.first)
+        least = least_with(inside, found.first, self.keep)
+        return unsplit > 0 or (least is not None and round(least, 3) < moved)
+
+    def _choose(self, start: Search, forbidden: dict[tuple[str, ...], str]) -> Choice:
+        choice = choose(replace(start, forbidden=frozenset(forbidden)), self.keep, self.memory_per_rank)
         if choice is None:
             raise MemoryBoundError(
                 "no plan fits into the memory that was allowed",
@@ -167,7 +172,6 @@ class _Planner:
                 needed="more memory, or more ranks",
                 do="raise --memory-per-rank or --ranks",
             )
-        self.first = self.first or choice
         return choice
 
     def _capturable(self, decision: Decision, refusals: list[Refusal]) -> frozenset[str]:
@@ -186,9 +190,23 @@ def begin_search(captured: Captured, ranks: int, uneven: bool = True) -> Search:
     splits = find_splits(derived, ties, ranks, uneven) if ranks > 1 else {}
     returned = {value for call in graph.calls for _, value in call.outputs}
     given = {value for call in graph.calls if call.module for _, value in call.inputs}
-    computed, wrapped = wrappable(graph, expression_check(captured.model))
+    computed, wrapped = wrappable(derived, ways_in(captured.model), methods_in(captured.model))
     counts = {n.index: count_of(captured.folds, n.module) for n in graph.nodes} if captured.folds else {}
     return Search(derived, ties, ranks, splits, frozenset(), returned, given, computed, wrapped, counts)
+
+
+def reaching_inside(search: Search) -> Search:
+    """The search as it is for captured programs: what a module runs that one could stand in for can all be reached.
+    The same object where that adds nothing.
+    """
+    graph = search.derived.graph
+    modules = {m for m in {node.module for node in graph.nodes} if can_capture(graph, m)}
+    nodes = [node for node in graph.nodes if node.module in modules]
+    computed = search.computed | {value for node in nodes for value in node.outputs}
+    wrapped = search.wrapped | {(node.index, p) for node in nodes for p, _ in enumerate(node.inputs())}
+    if all(has_place(search, value) for value in computed):
+        return search
+    return replace(search, computed=computed, wrapped=wrapped)
 
 
 def decision_of(plan: Plan, captured: Captured) -> Decision:
@@ -234,7 +252,7 @@ def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
     return [Refusal(("none",), reason, node)]
 
 
-def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> Plan:
+def describe(found: Found, captured: Captured, name: str) -> Plan:
     """The decision as a plan, with its figures."""
     decision, lowered = found.decision, unfold(found.lowered, captured.folds)
     graph, solution = decision.graph, decision.choice.solution
@@ -243,8 +261,7 @@ def describe(found: Found, captured: Captured, planner: _Planner, name: str) -> 
     busiest = max(
         sum(entry.by_rank[rank] for entry in moved if entry.phase == first) for rank in range(decision.num_ranks)
     )
-    assert planner.first is not None
-    optimal, bound = planner.is_optimal(found), planner.first.solution.bound
+    optimal, bound = is_optimal(found), found.first.solution.bound
     split = any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1
     warnings = [] if split else ["nothing to split: the model runs whole on every rank"]
     return Plan(

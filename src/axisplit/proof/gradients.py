@@ -32,6 +32,7 @@ from axisplit.proof.numbers import (
     Widened,
     differences,
     starred,
+    wide_by_default,
     widened_inputs,
 )
 from axisplit.runtime.groups import Group
@@ -156,9 +157,10 @@ def _differs(one: Outputs, other: Outputs) -> bool:
 def _exact(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> float:
     """Largest difference, relative to each gradient's scale, in float64 throughout."""
     wide, given = copy.deepcopy(model).double(), widened_inputs(inputs)
-    with Widened():
-        whole, recorded = _recorded(wide, given)
-    parts, _ = _on_ranks(wide, given, plan, recorded, mode=Widened)
+    with wide_by_default():
+        with Widened():
+            whole, recorded = _recorded(wide, given)
+        parts, _ = _on_ranks(wide, given, plan, recorded, mode=Widened)
     scales = {name: float(g.abs().max()) if g.numel() else 0.0 for name, g in whole.items()}
     largest = max(scales.values(), default=0.0)
     errors = _errors(plan, whole, parts)

@@ -22,8 +22,8 @@ Source of u * sqrt(length): Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (prob
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -190,9 +190,10 @@ def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[
     """Difference, relative to each output's scale, in float64 throughout."""
     wide = copy.deepcopy(model).double()
     given = widened_inputs(inputs)
-    with Widened():
-        whole = run_whole(wide, given, only)
-    runs = run_ranks(wide, given, plan, only, whole.recorded, mode=Widened)
+    with wide_by_default():
+        with Widened():
+            whole = run_whole(wide, given, only)
+        runs = run_ranks(wide, given, plan, only, whole.recorded, mode=Widened)
     return max(whole.worst(runs, relative=True).values(), default=0.0)
 
 
@@ -290,6 +291,17 @@ def _reduced_length(func: Any, args: Any, result: Any) -> int | None:
         first = result[0] if isinstance(result, tuple) else result
         return int(max(args[0].numel() // max(first.numel(), 1), 2))
     return None
+
+
+@contextmanager
+def wide_by_default() -> Iterator[None]:
+    """Floats that ask for no dtype (`torch.tensor(0.1)`) are float64, for all threads."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Widened(TorchFunctionMode):

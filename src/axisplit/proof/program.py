@@ -128,6 +128,8 @@ class Walk:
             return self._fail(whole, f"{_place(node)} has {len(node.outputs)} results")
         for value, given in zip(whole.inputs(), node.inputs(), strict=True):
             if self.whole.values[value].origin == "constant" and value not in self.bound:
+                if self.whole.values[value].constant != local.values[given].constant:
+                    return self._fail(whole, f"{_place(node)} has {local.values[given].constant} written into it")
                 self.bind(value, WHOLE, given)
         return self._run_by(whole, node, local)
 

@@ -75,6 +75,7 @@ class PlacePlan:
     position: tuple[int, int, int, int] | None = None
     operand: int = -1
     reads: str = ""  # the output of the whole model that is made here, and nowhere read inside
+    through: tuple[tuple[str, tuple[int, int, int, int]], ...] = ()  # calls on the way to the function (lower.insert)
 
 
 @dataclass(frozen=True)

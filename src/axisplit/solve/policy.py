@@ -60,6 +60,16 @@ def choose(search: Search, keep: tuple[str, ...] = (), memory_per_rank: float | 
     return Choice(solution, problem, reasons)
 
 
+def least_with(search: Search, choice: Choice, keep: tuple[str, ...] = ()) -> float | None:
+    """Fewest bytes with the parameters split that another search's choice had to split, and in its memory; None if that
+    cannot be.
+    """
+    problem = build_problem(search)
+    _apply_keep(search, problem, keep)
+    known = choice.problem
+    return least_bytes(replace(problem, must_split=known.must_split, memory=known.memory, shares=known.shares))
+
+
 def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
     """Parameters without a closed axis of their own whose split nobody shares.
 

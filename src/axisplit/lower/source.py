@@ -1,0 +1,129 @@
+"""Expressions of the model's Python by their exact place in the source.
+
+Python 3.11 keeps line and column of every instruction; the file is parsed once and its expressions are found again by
+these places. A call of a method that stands on a later line than what it is a method of has a place of its own: its
+instructions are said to begin at the method's name.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import types
+
+Position = tuple[int, int, int, int]  # line, end line, column, end column, as `co_positions` gives them
+
+
+def position_of(code: types.CodeType, instruction: int) -> Position | None:
+    """Source position of an instruction, if the code kept it whole."""
+    places = _positions(code)
+    place = places[instruction] if instruction < len(places) else (None,)
+    return None if any(p is None for p in place) else place  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=512)
+def _positions(code: types.CodeType) -> list[tuple[int | None, ...]]:
+    return list(code.co_positions())
+
+
+def definition_of(code: types.CodeType) -> ast.FunctionDef | None:
+    """The definition in the source that a code object was compiled from; None for lambdas and code without a file."""
+    tree = _parsed(code.co_filename)
+    return None if tree is None else _definition(tree, code.co_name, code.co_firstlineno)
+
+
+def can_insert(code: types.CodeType, instruction: int, operand: int, call: bool = False) -> bool:
+    """Whether the expression at an instruction (or its operand) is found in the source; with `call`, it must be a call
+    with at least one plain argument.
+    """
+    found = _expression(code, instruction)
+    if found is None:
+        return False
+    if call:
+        return isinstance(found, ast.Call) and bool(found.args) and not isinstance(found.args[0], ast.Starred)
+    return operand < 0 or operand_of(found, operand) is not None
+
+
+def is_call(code: types.CodeType, instruction: int) -> bool:
+    """Whether a call stands in the source at an instruction."""
+    return isinstance(_expression(code, instruction), ast.Call)
+
+
+def _expression(code: types.CodeType, instruction: int) -> ast.AST | None:
+    position = position_of(code, instruction)
+    if position is None:
+        return None
+    found = _expressions(code.co_filename, code.co_name, code.co_firstlineno).get(position)
+    return found[0] if found else None
+
+
+@functools.lru_cache(maxsize=512)
+def _expressions(file: str, name: str, first_line: int) -> dict[Position, list[ast.AST]]:
+    """Expressions of a function by place, outer ones first; empty where the function is not there."""
+    tree = _parsed(file)
+    definition = None if tree is None else _definition(tree, name, first_line)
+    found: dict[Position, list[ast.AST]] = {}
+    for node in ast.walk(definition) if definition is not None else ():
+        for place in places_of(node):
+            found.setdefault(place, []).append(node)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(file: str) -> ast.Module | None:
+    try:
+        with open(file, encoding="utf-8") as source:
+            return ast.parse(source.read())
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+
+
+def _definition(tree: ast.Module, name: str, first_line: int) -> ast.FunctionDef | None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            if start == first_line:
+                return node
+    return None
+
+
+def places_of(node: ast.AST) -> list[Position]:
+    """Where the instructions of an expression (or of an assignment such as `+=`) say they are."""
+    if not isinstance(node, ast.expr | ast.AugAssign):
+        return []
+    end = (node.end_lineno or 0, node.end_col_offset or 0)
+    places = [(node.lineno, end[0], node.col_offset, end[1])]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.end_lineno != node.lineno:
+        name = node.func
+        places.append((name.end_lineno or 0, end[0], (name.end_col_offset or 0) - len(name.attr), end[1]))
+    return places
+
+
+def operand_of(node: ast.AST, operand: int) -> ast.expr | None:
+    """The sub-expression that is an op's tensor operand, in the order of the op's own arguments."""
+    if isinstance(node, ast.BinOp):
+        return (node.left, node.right)[operand] if operand < 2 else None
+    if isinstance(node, ast.AugAssign):
+        return (as_loaded(node.target), node.value)[operand] if operand < 2 else None
+    if isinstance(node, ast.Call):
+        arguments = list(node.args)
+        if isinstance(node.func, ast.Attribute) and not is_namespace(node.func.value):
+            arguments.insert(0, node.func.value)
+        found = arguments[operand] if operand < len(arguments) else None
+        return None if isinstance(found, ast.Starred) else found
+    return None
+
+
+def as_loaded(target: ast.expr) -> ast.expr:
+    """What an assignment's target reads as."""
+    copied = copy.deepcopy(target)
+    copied.ctx = ast.Load()  # type: ignore[attr-defined]
+    return copied
+
+
+def is_namespace(node: ast.expr) -> bool:
+    """`torch.add(x, y)`, `nn.functional.linear(x, w)`: what stands in front of the dot is a module, not an operand."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id in ("torch", "F", "nn", "functional")

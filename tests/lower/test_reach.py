@@ -1,0 +1,229 @@
+"""Expressions behind calls: base classes, helper methods, functions; what no way leads to is captured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import gelu, layer_norm, linear, relu
+
+import axisplit
+from axisplit.lower.apply import make_rank
+from axisplit.runtime.groups import FakeGroup
+from axisplit.runtime.sites import unregister
+from lower.test_edits import assert_equal_on_ranks, planned
+from lower.test_places import Bare
+from models_zoo.small import SharedScale, SharedSlopes
+from models_zoo.tiny import perturb
+
+
+class Inherited(Bare):
+    def forward(self, x):
+        return super().forward(x) + x
+
+
+class InheritedTwice(Inherited):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+class ByMethod(Bare):
+    """One method, called from two places: what it returns stays split at one, and is summed over ranks at the other."""
+
+    def product(self, x, weight):
+        return linear(x, weight)
+
+    def forward(self, x):
+        return layer_norm(x + self.product(gelu(self.product(x, self.up)), self.down), (16,))
+
+
+def normal(x, y):
+    return layer_norm(x + y, (16,))
+
+
+def normal_product(x, up, down):
+    return normal(x, linear(gelu(linear(x, up)), down))
+
+
+class ByFunction(Bare):
+    def forward(self, x):
+        return normal_product(x, self.up, self.down)
+
+
+class ByStaticMethod(Bare):
+    @staticmethod
+    def product(x, up, down):
+        return (
+            gelu(linear(x, up))
+            .matmul(down.t())
+            .relu()
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.product(x, self.up, self.down)
+
+
+class ByLocalFunction(Bare):
+    def forward(self, x):
+        def product(y):
+            return layer_norm(x + linear(gelu(linear(y, self.up)), self.down), (16,))
+
+        return product(x)
+
+
+class Shared(nn.Module):
+    """A method of a child that is not its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = ByMethod()
+
+    def forward(self, x):
+        hidden = gelu(self.child.product(x, self.child.up))
+        return layer_norm(x + self.child.product(hidden, self.child.down), (16,))
+
+
+BEHIND_CALLS = [Inherited, InheritedTwice, ByMethod, ByFunction, ByStaticMethod, ByLocalFunction, Shared]
+
+
+@pytest.mark.parametrize("kind", BEHIND_CALLS)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_expressions_behind_calls_are_wrapped(kind, ranks, tmp_path):
+    model = perturb(kind()).eval()
+    plan, _ = planned(model, 16, ranks)
+    assert plan.tiers == {"model": "expression"}
+    assert plan.split_fraction == 1.0
+    assert [(c.kind, c.count) for c in plan.collectives] == [("all_reduce", 1)]
+    plan.save(tmp_path / "plan.json")
+    loaded = axisplit.Plan.load(tmp_path / "plan.json")
+    assert loaded.places == plan.places
+    assert_equal_on_ranks(loaded, model, torch.randn(3, 4, 16))
+
+
+def test_other_callers_keep_their_function():
+    before = (normal_product, normal_product.__code__, ByFunction.forward)
+    model = perturb(ByFunction()).eval()
+    plan, _ = planned(model, 16)
+    assert [(place.function, [name for name, _ in place.through]) for place in plan.places] == [
+        ("normal_product", ["ByFunction.forward"])
+    ]
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
+    assert (normal_product, normal_product.__code__, ByFunction.forward) == before
+    assert "forward" not in vars(model)
+
+
+def product(x, up, down):
+    return relu(linear(gelu(linear(x, up)), down))
+
+
+def other_product(x, up, down):
+    return relu(linear(relu(linear(x, up)), down))
+
+
+class Chosen(Bare):
+    product = staticmethod(product)
+
+    def forward(self, x):
+        return self.product(x, self.up, self.down)
+
+
+def test_a_function_that_was_not_traced_is_refused():
+    model = perturb(Chosen()).eval()
+    plan, inputs = planned(model, 16)
+    assert plan.tiers == {"model": "expression"}
+    part, _ = make_rank(model, plan, FakeGroup(0, 2), "chosen")
+    part.product = other_product
+    with pytest.raises(axisplit.errors.LoweringError, match="would run without its collectives") as raised:
+        part.to("meta")(inputs[0].to("meta"))
+    unregister("chosen")
+    assert "other_product" in str(raised.value)
+
+
+class Unreachable(Bare):
+    """A lambda has no definition that could be rewritten."""
+
+    product = staticmethod(lambda x, up, down: relu(linear(gelu(linear(x, up)), down)))
+
+    def forward(self, x):
+        return self.product(x, self.up, self.down)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_cannot_be_reached_runs_as_a_captured_program(ranks):
+    model = perturb(Unreachable()).eval()
+    plan, _ = planned(model, 16, ranks)
+    assert plan.tiers == {"model": "captured"}
+    assert plan.split_fraction == 1.0
+    assert [(c.kind, c.count) for c in plan.collectives] == [("all_reduce", 1)]
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
+
+
+class WrittenInto(SharedSlopes):
+    """Numbers written into parts of the scores, by slices, by a mask and by `fill_`, and one as a tensor."""
+
+    def bias(self, scores):
+        scores = super().bias(scores)
+        scores[..., 0] = 0.1
+        scores[..., 1:3] = -1.5
+        scores[scores > 0.75] = 0
+        scores[..., 3].fill_(-0.5)
+        return scores * torch.tensor(1.1)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_numbers_written_into_slices_are_part_of_a_captured_program(ranks, tmp_path):
+    model = perturb(WrittenInto()).eval()
+    plan, inputs = planned(model, 32, ranks)
+    assert plan.tiers == {"model": "captured"}
+    assert plan.split_fraction > 0.98
+    plan.save(tmp_path / "plan.json")
+    loaded = axisplit.Plan.load(tmp_path / "plan.json")
+    verdict = axisplit.verify(model, inputs, plan)
+    assert verdict.equal
+    assert verdict.exact_error < 1e-12
+    assert_equal_on_ranks(loaded, model, torch.randn(3, 7, 32))
+
+
+class VectorWrittenInto(SharedSlopes):
+    def bias(self, scores):
+        scores = super().bias(scores)
+        scores[..., 1:3] = torch.tensor([0.1, -1.5])
+        return scores
+
+
+def test_a_program_whose_sizes_do_not_follow_its_inputs_takes_those_it_was_traced_with():
+    model = perturb(VectorWrittenInto()).eval()
+    plan, _ = planned(model, 32)
+    assert plan.tiers == {"model": "captured"}
+    assert_equal_on_ranks(plan, model, torch.randn(4, 5, 32))
+    with pytest.raises(axisplit.errors.LoweringError, match=r"sizes': \[\[1, 5\]\]"):
+        assert_equal_on_ranks(plan, model, torch.randn(2, 7, 32))
+
+
+class HeldNumber(WrittenInto):
+    """A number that anyone can change between calls is no constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = torch.tensor(0.5)
+
+    def bias(self, scores):
+        return super().bias(scores) * self.held
+
+
+def test_numbers_that_modules_hold_are_not_written_down():
+    plan, _ = planned(perturb(HeldNumber()).eval(), 32)
+    assert plan.captured == ()
+
+
+class NumberFromHeads(SharedScale):
+    def forward(self, x):
+        return super(SharedScale, self).forward(x) * torch.tensor(self.num_heads**-0.5)
+
+
+def test_a_number_made_of_a_rewritten_attribute_is_seen():
+    model = perturb(NumberFromHeads()).eval()
+    plan, _ = planned(model, 32)
+    assert plan.edits == ()
+    assert plan.tiers == {"model": "captured"}
+    assert_equal_on_ranks(plan, model, torch.randn(3, 7, 32))
