@@ -179,7 +179,12 @@ def _why_whole(decision: Decision, value: int) -> str:
 
 
 def prove_programs(
-    decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs
+    decision: Decision,
+    plan: Installable,
+    captured: Captured,
+    model: torch.nn.Module,
+    inputs: Inputs,
+    until_one_fails: bool = False,
 ) -> list[Mismatch]:
     """Trace every rank's lowered module and match its program. Ranks that hold the same shapes share a trace; where the
     path depends on values, all run, and communicate.
@@ -194,6 +199,8 @@ def prove_programs(
     if captured.fake:
         for rank in distinct_ranks(plan):
             prove(FakeGroup(rank, plan.ranks))
+            if found and until_one_fails:
+                break
         return found
     try:
         simulate(plan.ranks, prove)

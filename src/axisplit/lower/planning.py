@@ -14,6 +14,7 @@ from axisplit.axes.derive import derive_axes
 from axisplit.capture.fold import count_of
 from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
+from axisplit.lower.blame import blame, give_up_modules
 from axisplit.lower.captured import can_capture
 from axisplit.lower.cotangents import choose_cotangents
 from axisplit.lower.decision import Decision
@@ -27,7 +28,7 @@ from axisplit.solve.policy import Choice, choose, least_with
 from axisplit.solve.problem import Solution, common_strategies
 from axisplit.solve.ties import find_ties
 
-MOST_ROUNDS = 24
+MOST_ROUNDS, PATIENCE = 24, 8  # rounds of excluding what cannot be lowered; then whole modules at once
 
 
 def make_plan(
@@ -84,6 +85,10 @@ def _cost(choice: Choice) -> tuple[float, float]:
     return round(choice.solution.unsplit, 3), round(choice.solution.bytes, 3)
 
 
+Forbidden = frozenset[tuple[str, ...]]
+Attempt = tuple[Decision, Lowered, list[Refusal]]
+
+
 class _Planner:
     """Chooses, lowers and proves, and goes round again without what could not be lowered."""
 
@@ -99,6 +104,8 @@ class _Planner:
         self.captured, self.model, self.inputs, self.start = captured, model, inputs, start
         self.keep, self.memory_per_rank = keep, memory_per_rank
         self.reasons: list[str] = []
+        self._chosen: dict[tuple[int, Forbidden], Choice] = {}
+        self._tried: dict[tuple[int, Forbidden, frozenset[str]], Attempt] = {}
 
     def search(self, start: Search, programs: bool = False, below: Found | None = None) -> Found | None:
         """The best plan that can be lowered; with `programs`, modules may run captured ones. With `below`, only a plan
@@ -107,20 +114,18 @@ class _Planner:
         forbidden: dict[tuple[str, ...], str] = {}
         modules: frozenset[str] = frozenset()
         choice = first = self._choose(start, forbidden)
-        for _ in range(MOST_ROUNDS):
+        for turn in range(MOST_ROUNDS):
             if below is not None and _cost(choice) >= _cost(below.decision.choice):
                 return None
-            decision = Decision(replace(start, forbidden=frozenset(forbidden)), choice, modules)
-            lowered, refusals = lower(decision, self.captured)
-            if not refusals:
-                mismatches = prove_programs(decision, lowered, self.captured, self.model, self.inputs)
-                refusals = [r for m in mismatches for r in blame(decision, m.node, str(m))]
+            decision, lowered, refusals = self._try(start, frozenset(forbidden), choice, modules)
             if not refusals:
                 return Found(decision, lowered, tuple(sorted(set(forbidden.values()))), first)
             more = self._capturable(decision, refusals) - modules if programs else frozenset()
             if more:
                 modules |= more
                 continue
+            if turn >= PATIENCE:
+                refusals = [*refusals, *give_up_modules(decision, refusals)]
             new = {r.forbid: r.reason for r in refusals if r.forbid not in forbidden}
             self.reasons += [r.reason for r in refusals]
             if not new:
@@ -128,6 +133,18 @@ class _Planner:
             forbidden.update(new)
             choice = self._choose(start, forbidden)
         return None
+
+    def _try(self, start: Search, forbidden: Forbidden, choice: Choice, modules: frozenset[str]) -> Attempt:
+        """Lower and prove one choice; the two searches begin alike."""
+        key = (id(start), forbidden, modules)
+        if key not in self._tried:
+            decision = Decision(replace(start, forbidden=forbidden), choice, modules)
+            lowered, refusals = lower(decision, self.captured)
+            if not refusals:
+                found = prove_programs(decision, lowered, self.captured, self.model, self.inputs, until_one_fails=True)
+                refusals = [r for m in found for r in blame(decision, m, lowered.edits)]
+            self._tried[key] = (decision, lowered, refusals)
+        return self._tried[key]
 
     def with_cotangents(self, found: Found) -> Found:
         """The same plan with what backward needs; the forward's choices stay."""
@@ -164,7 +181,10 @@ class _Planner:
         return unsplit > 0 or (least is not None and round(least, 3) < moved)
 
     def _choose(self, start: Search, forbidden: dict[tuple[str, ...], str]) -> Choice:
-        choice = choose(replace(start, forbidden=frozenset(forbidden)), self.keep, self.memory_per_rank)
+        key = (id(start), frozenset(forbidden))
+        if key in self._chosen:
+            return self._chosen[key]
+        choice = choose(replace(start, forbidden=key[1]), self.keep, self.memory_per_rank)
         if choice is None:
             raise MemoryBoundError(
                 "no plan fits into the memory that was allowed",
@@ -172,6 +192,7 @@ class _Planner:
                 needed="more memory, or more ranks",
                 do="raise --memory-per-rank or --ranks",
             )
+        self._chosen[key] = choice
         return choice
 
     def _capturable(self, decision: Decision, refusals: list[Refusal]) -> frozenset[str]:
@@ -230,26 +251,6 @@ def decision_of(plan: Plan, captured: Captured) -> Decision:
     return Decision(
         search, Choice(solution, problem, {}), frozenset(c.module for c in refold(plan, captured.folds).captured)
     )
-
-
-def blame(decision: Decision, node: int | None, reason: str) -> list[Refusal]:
-    """What to forbid when a rank's program broke at a node: the strategy of the node, or if it runs whole, those of the
-    nodes in front of it that made what it reads.
-    """
-    if node is None:
-        return [Refusal(("none",), reason)]
-    waiting, seen = [decision.graph.nodes[node]], set()
-    producer = {output: n for n in decision.graph.nodes for output in n.outputs}
-    while waiting:
-        current = waiting.pop(0)
-        strategy = decision.strategy(current)
-        if strategy.name != "whole":
-            return [Refusal(("run", decision.search.ties.node[current.index], strategy.name), reason, node)]
-        for value in current.inputs():
-            if value in producer and value not in seen:
-                seen.add(value)
-                waiting.append(producer[value])
-    return [Refusal(("none",), reason, node)]
 
 
 def describe(found: Found, captured: Captured, name: str) -> Plan:

@@ -30,6 +30,7 @@ class Mismatch:
     rank: int
     node: int | None  # of the whole graph
     reason: str
+    argument: bool = False  # an argument other than the split program's
 
     def __str__(self) -> str:
         return f"rank {self.rank}: {self.reason}"
@@ -135,18 +136,19 @@ class Walk:
 
     def _run_by(self, whole: Node, node: Node, local: Graph) -> bool:
         """Bind the results of every way in which the op can have run; a failure if there is none."""
-        fitting, reason = [], ""
+        fitting, reason, argument = [], "", False
         for strategy in self.ways(whole):
             unread = self.unread(whole, node, strategy)
-            wrong = unread or self._differs(whole, node, strategy) or self._misshapen(whole, node, strategy, local)
+            other = "" if unread else self._differs(whole, node, strategy)
+            wrong = unread or other or self._misshapen(whole, node, strategy, local)
             if not wrong:
                 fitting.append(strategy)
             elif not unread or not reason:
-                reason = wrong
+                reason, argument = wrong, bool(other)
         self.fitted(whole, fitting)
         for strategy in fitting:
             self._bind_outputs(whole, node, strategy)
-        return bool(fitting) or self._fail(whole, reason)
+        return bool(fitting) or self._fail(whole, reason, argument)
 
     def unread(self, whole: Node, node: Node, strategy: Strategy) -> str:
         """Which operand is not the split program's value in the state that a strategy needs; "" if all are."""
@@ -226,8 +228,8 @@ class Walk:
                 return Mismatch(self.rank, None, f"output {path} is not the whole value")
         return None
 
-    def _fail(self, node: Node | None, reason: str) -> bool:
-        self.mismatch = Mismatch(self.rank, None if node is None else node.index, reason)
+    def _fail(self, node: Node | None, reason: str, argument: bool = False) -> bool:
+        self.mismatch = Mismatch(self.rank, None if node is None else node.index, reason, argument)
         return False
 
 

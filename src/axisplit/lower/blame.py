@@ -1,0 +1,81 @@
+"""What to forbid when a plan cannot be put into the model's code, so that the next one can.
+
+A mismatch names the op at which a rank's program broke; what is forbidden is a decision that led there:
+
+    an argument is another   an attribute was rewritten that this op reads too (`n_heads ** -0.5`): the strategies that
+                             asked for the rewriting
+    anything else            the op's strategy; if it runs whole, those of the ops that made what it reads
+
+Excluding one strategy at a time can go on for long in a module that no split fits: after some rounds the modules that
+are still refused are left whole altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from axisplit.capture.graph import Node
+from axisplit.capture.provenance import Attribute
+from axisplit.lower.decision import Decision
+from axisplit.lower.edits import equations
+from axisplit.lower.places import Refusal
+from axisplit.proof.program import Mismatch
+from axisplit.solve.plan import EditPlan
+from axisplit.solve.problem import common_strategies
+
+
+def blame(decision: Decision, mismatch: Mismatch, edits: Iterable[EditPlan]) -> list[Refusal]:
+    """What to forbid so that a mismatch does not come again."""
+    if mismatch.node is None:
+        return [Refusal(("none",), str(mismatch))]
+    node = decision.graph.nodes[mismatch.node]
+    if mismatch.argument:
+        found = _rewriters(decision, mismatch, node, edits)
+        if found:
+            return found
+    return _makers(decision, node, str(mismatch))
+
+
+def _rewriters(decision: Decision, mismatch: Mismatch, node: Node, edits: Iterable[EditPlan]) -> list[Refusal]:
+    """Strategies that asked for attributes of the op's module to be rewritten."""
+    rewritten = {Attribute(e.module, e.attribute) for e in edits if e.module == node.module}
+    found: dict[str, Refusal] = {}
+    for equation in equations(decision, mismatch.rank):
+        key = decision.search.ties.node[equation.node]
+        strategy = decision.choice.solution.strategy[key]
+        if strategy != "whole" and rewritten & set(equation.expression.attributes()):
+            found[key] = Refusal(("run", key, strategy), str(mismatch), equation.node)
+    return list(found.values())
+
+
+def _makers(decision: Decision, node: Node, reason: str) -> list[Refusal]:
+    """The op's strategy, or if it runs whole, the nearest ones in front of it that do not."""
+    waiting, seen = [node], set()
+    producer = {output: n for n in decision.graph.nodes for output in n.outputs}
+    while waiting:
+        current = waiting.pop(0)
+        strategy = decision.strategy(current)
+        if strategy.name != "whole":
+            return [Refusal(("run", decision.search.ties.node[current.index], strategy.name), reason, node.index)]
+        for value in current.inputs():
+            if value in producer and value not in seen:
+                seen.add(value)
+                waiting.append(producer[value])
+    return [Refusal(("none",), reason, node.index)]
+
+
+def give_up_modules(decision: Decision, refusals: Iterable[Refusal]) -> list[Refusal]:
+    """Everything but whole for all ops of the modules (and their repetitions) that are refused."""
+    modules = {_module(r.forbid[1]): r.reason for r in refusals if len(r.forbid) > 1}
+    found = []
+    for key, instances in decision.choice.problem.instances.items():
+        reason = modules.get(_module(key))
+        if reason is not None:
+            strategies = (name for name in common_strategies(instances) if name != "whole")
+            found += [Refusal(("run", key, name), reason) for name in strategies]
+    return found
+
+
+def _module(key: str) -> str:
+    """The module in a key of an op or of a value that an op made."""
+    return key.partition("|")[0]
