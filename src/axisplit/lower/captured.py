@@ -21,7 +21,7 @@ from axisplit.capture.graph import Call, Graph, Node, Opaque, Ref, refs
 from axisplit.capture.modes import flat_integers
 from axisplit.capture.provenance import Dim, Expression, Operation, TracedInt, apply_operator
 from axisplit.errors import LoweringError
-from axisplit.lower.decision import Decision
+from axisplit.lower.decision import Decision, rewritten
 from axisplit.runtime import collectives
 from axisplit.runtime.sites import Site
 from axisplit.solve.plan import CapturedPlan, StepPlan
@@ -145,7 +145,7 @@ class _Builder:
             operands = [self._alike(v, o, node, operands) for v, o in zip(node.inputs(), operands, strict=True)]
             arguments = self._arguments(node, rank)
             waiting = iter(operands)
-            encoded = [_encode(tree, lambda _, it=waiting: next(it)) for tree in (arguments, node.kwargs)]  # type: ignore[misc]
+            encoded = [_encode(tree, lambda _, it=waiting: next(it)) for tree in arguments]  # type: ignore[misc]
             ops.append([node.name, *encoded, list(node.outputs)])
             ready.update({(value, self.decision.flows_from(value)): {"%": value} for value in node.outputs})
         return ops
@@ -184,22 +184,20 @@ class _Builder:
                 return {**encoded, "dtype": dtype, "like": beside}
         return encoded
 
-    def _arguments(self, node: Node, rank: int) -> tuple[Any, ...]:
+    def _arguments(self, node: Node, rank: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         law, strategy = self.decision.search.derived.laws[node.index], self.decision.strategy(node)
         held = self.decision.held(f"S:{strategy.split}", rank) if strategy.split else {}
         axes = self.decision.search.derived.axes
         local = _Symbolic(axes, held, self.sizes, self.parts, self.fixed)
-        written = _Symbolic(axes, held, self.sizes, self.parts, set())  # bounds of a slice hold for every length
-        arguments = list(node.args)
-        for position, rewrite in law.rewrites.items():
-            if position < len(arguments):
-                arguments[position] = rewrite(written if isinstance(arguments[position], int) else local)
-        numbers = list(flat_integers((tuple(arguments), node.kwargs)))
+        bounds = _Symbolic(axes, held, self.sizes, self.parts, set())  # those of a slice hold for every length
+        arguments = rewritten(node, law, local, bounds)
+        numbers = list(flat_integers(arguments))
         for position, expression in node.traced:
             followed = self._followed(expression, local)
             if position < len(numbers) and followed is not None and followed == numbers[position]:
                 numbers[position] = followed
-        return tuple(_refilled(arguments, iter(numbers)))
+        found: tuple[tuple[Any, ...], dict[str, Any]] = _refilled(arguments, iter(numbers))
+        return found
 
     def _followed(self, expression: Expression | int, local: _Symbolic) -> int | None:
         """What Python computed from tensors' sizes, as a size that follows the inputs' own; None if it does not."""
@@ -223,6 +221,8 @@ def _refilled(tree: Any, numbers: Iterator[int]) -> Any:
         return next(numbers)
     if isinstance(tree, (tuple, list)):
         return type(tree)(_refilled(item, numbers) for item in tree)
+    if isinstance(tree, dict):
+        return {key: _refilled(item, numbers) for key, item in tree.items()}
     return tree
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from axisplit.axes.expression import Axis
+from axisplit.axes.law import Law, LocalSize
 from axisplit.capture.graph import Graph, Node
 from axisplit.runtime.layout import Layout
 from axisplit.solve.build import Search
@@ -52,17 +53,13 @@ class Parts:
         dim, period, ranges = found
         return Layout(dim, period, ranges)
 
-    def local_arguments(self, node: Node, strategy: Strategy, rank: int) -> tuple[Any, ...]:
-        """A node's positional arguments (references left as they are) as this rank's part of the op needs them."""
+    def local_arguments(self, node: Node, strategy: Strategy, rank: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A node's arguments (references left as they are) as this rank's part of the op needs them."""
         law = self.search.derived.laws[node.index]
         if not strategy.split:
-            return node.args
+            return node.args, node.kwargs
         held = held_by(self.search.splits[strategy.split], self.search.keys, rank)
-        arguments, local = list(node.args), LocalPart(self.search.derived.axes, held)
-        for position, rewrite in law.rewrites.items():
-            if position < len(arguments):
-                arguments[position] = rewrite(local)
-        return tuple(arguments)
+        return rewritten(node, law, LocalPart(self.search.derived.axes, held))
 
     def without_effect(self, node: Node, strategy: Strategy, rank: int) -> set[str]:
         """Arguments of a node that change nothing on a rank's part."""
@@ -170,3 +167,19 @@ class Decision(Parts):
             return ""
         whole = self.strategy(use[0]).name == "whole"
         return WHOLE if whole and key not in self.cotangents.nodes else VARIED
+
+
+def rewritten(
+    node: Node, law: Law, local: LocalSize, integers: LocalSize | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A node's positional and keyword arguments, those that its law rewrites in local sizes. `integers` are the sizes
+    for arguments that are one integer, where those are others.
+    """
+    arguments, keywords = list(node.args), dict(node.kwargs)
+    names = [argument.name for argument in node.op._schema.arguments]
+    for position, rewrite in law.rewrites.items():
+        held: Any = arguments if position < len(arguments) else keywords
+        key: Any = position if position < len(arguments) else names[position]
+        if position < len(arguments) or key in keywords:
+            held[key] = rewrite(integers or local if isinstance(held[key], int) else local)
+    return tuple(arguments), keywords

@@ -9,7 +9,6 @@ open. An attribute that would need two values has no solution: the strategies th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from axisplit.capture.graph import Node
 from axisplit.capture.modes import flat_integers
@@ -51,8 +50,7 @@ def _size_read(decision: Decision, dim: Dim, rank: int) -> int:
 
 
 def _local_integers(decision: Decision, node: Node, rank: int) -> list[int]:
-    arguments: list[Any] = list(decision.local_arguments(node, decision.strategy(node), rank))
-    return list(flat_integers((tuple(arguments), node.kwargs)))
+    return list(flat_integers(decision.local_arguments(node, decision.strategy(node), rank)))
 
 
 def solve_edits(

@@ -197,8 +197,8 @@ class Walk:
 
     def _differs(self, whole: Node, node: Node, strategy: Strategy) -> str:
         """Which argument is not the rank's own; "" if all are."""
-        wanted = _filled(whole, self.parts.local_arguments(whole, strategy, self.rank))
-        given = _filled(node, node.args)
+        wanted = _filled(whole, *self.parts.local_arguments(whole, strategy, self.rank))
+        given = _filled(node, node.args, node.kwargs)
         idle = self.parts.without_effect(whole, strategy, self.rank)
         for name, left in wanted.items():
             if name not in idle and not _same(left, given[name]):
@@ -266,12 +266,12 @@ def _count(shape: tuple[int, ...]) -> int:
     return result
 
 
-def _filled(node: Node, args: tuple[Any, ...]) -> dict[str, Any]:
+def _filled(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by name, defaults included (dispatch drops arguments that equal their defaults)."""
     schema = node.op._schema.arguments
     found = {a.name: a.default_value if a.has_default_value() else None for a in schema}
     found.update(zip((a.name for a in schema), args, strict=False))
-    return {**found, **node.kwargs}
+    return {**found, **kwargs}
 
 
 def _same(left: Any, right: Any) -> bool:

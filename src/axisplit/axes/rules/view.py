@@ -173,7 +173,10 @@ def repeat_interleave(view: NodeView) -> Law:
         return Law("view", [view.fresh(view.output_shapes()[0])], list(dims), reason="flattened before repeating")
     dim, count = view.dim(view.argument("dim"), len(dims)), view.axes.leaf(view.argument(1))
     dims[dim] = view.axes.product([dims[dim], count])
-    return Law("view", [tuple(dims)], linear=LINEAR, rewrites={1: lambda local: local(count)}, made=[count])
+    rewrites = {1: lambda local: local(count)}
+    if view.argument("output_size") is not None:
+        rewrites[view.position("output_size")] = lambda local: local(dims[dim])
+    return Law("view", [tuple(dims)], linear=LINEAR, rewrites=rewrites, made=[count])
 
 
 # --- sums: cat, split, slice --------------------------------------------------------------------------------------
@@ -277,6 +280,10 @@ def slice_(view: NodeView) -> Law:
     start, end = _bounds(view.argument("start"), view.argument("end"), size)
     if (start, end, step) == (0, size, 1):
         return Law("view", [dims], linear=LINEAR)
+    if step > 1 and start < step and end == size and size % step == 0:
+        strided = _every(view, dim, step)
+        if strided is not None:
+            return strided
     pieces, whole = cut_dim(view, dim, [start, end - start, size - end]) if step == 1 else (None, [dims[dim]])
     middle = pieces[1] if pieces else view.axes.leaf(shape[dim])
     output = (*dims[:dim], middle, *dims[dim + 1 :])
@@ -288,6 +295,21 @@ def slice_(view: NodeView) -> Law:
             view.position("start"): lambda local: _moved(given_start, size, local(before), local(after), local(inside)),
             view.position("end"): lambda local: _moved(given_end, size, local(before) + local(inside), local(after), 0),
         }
+    return law
+
+
+def _every(view: NodeView, dim: int, step: int) -> Law | None:
+    """Every `step`-th index: the dim is blocks times positions inside a block, and one position is taken. None if the
+    dim's structure is another.
+    """
+    dims, size = view.dims(0), view.dims(0)[dim].size
+    blocks, positions = view.axes.leaf(size // step), view.axes.leaf(step)
+    if not view.axes.unify(dims[dim], view.axes.product([blocks, positions])):
+        return None
+    law = Law("view", [(*dims[:dim], blocks, *dims[dim + 1 :])], [positions], linear=LINEAR)
+    if view.argument("end") == size:
+        law.rewrites[view.position("end")] = lambda local: local(dims[dim])
+    law.reason = "one position of each block is taken"
     return law
 
 
