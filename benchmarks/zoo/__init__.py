@@ -1,0 +1,1 @@
+"""A tiny, randomly initialised instance of every transformers model type."""
