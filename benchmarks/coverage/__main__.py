@@ -8,40 +8,49 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import signal
 import sys
 import time
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from benchmarks.coverage import store
+from benchmarks.coverage import hand, machine, report, store
 from benchmarks.coverage.record import OUTCOMES, Case, Record
 from benchmarks.coverage.workers import Limits, run_cases
 
 ROOT = Path(__file__).parents[2]
+WALL_FACTOR = 3.0  # of the CPU time: cores may be shared with others
 
 
 def main() -> int:
     options = parse(sys.argv[1:])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.nice(options.nice)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children are ended, too
     from benchmarks.coverage import zoo_work
+    from benchmarks.zoo import model_types
 
+    share = None if options.sample is None else -(-options.sample // len(options.heads))
     groups = [
         [Case(name, head, ranks) for ranks in options.ranks]
         for head in options.heads
-        for name in chosen(zoo_work.model_types(head), options.only, options.sample)
+        for name in chosen(model_types(head), options.only, share)
     ]
-    done = store.load(options.work) if options.resume else {}
     if not options.resume:
         options.work.unlink(missing_ok=True)
+    done = store.load(options.work)
     left = [[case for case in group if case not in done] for group in groups]
-    zoo_work.warm()
-    limits = Limits(options.timeout, options.memory_gib)
+    if any(left):
+        zoo_work.warm()
+    limits = Limits(options.timeout, WALL_FACTOR * options.timeout, options.memory_gib)
     progress = Progress(sum(map(len, groups)), [done[c] for group in groups for c in group if c in done])
     for record in run_cases(left, zoo_work.measure_models, limits, options.jobs, options.work.parent / "logs"):
         store.append(options.work, record)
+        done[record.case] = record
         progress.show(record)
+    if options.out is not None:
+        report.write(options.out, machine.about(), [done[case] for group in groups for case in group], hand.load())
     return 0
 
 
@@ -52,13 +61,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--ranks", type=numbers, default=(2, 3, 4), metavar="N,N", help="how many ranks; 2,3,4")
     add("--heads", type=heads, default=("causal", "base"), metavar="HEAD,HEAD", help="causal,base")
-    add("--only", default="*", metavar="PATTERN", help="model types that match")
-    add("--sample", type=int, metavar="N", help="so many model types of each head, always the same")
+    add("--only", default="*", metavar="PATTERN,…", help="model types that match")
+    add("--sample", type=int, metavar="N", help="so many model types in all, always the same")
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="models at a time; one for each core")
     add("--timeout", type=float, default=300.0, metavar="S", help="CPU seconds for a case; 300")
     add("--memory-gib", type=float, default=8.0, metavar="GIB", help="memory of a case; 8")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep what the work file has")
     add("--work", type=Path, default=ROOT / "build" / "coverage.jsonl", metavar="FILE", help="the work file")
+    add("--out", type=Path, metavar="DIR", help="write coverage.md and coverage.json there")
     add("--nice", type=int, default=10, metavar="N", help="how much to yield to other processes; 10")
     return parser.parse_args(arguments)
 
@@ -76,7 +86,7 @@ def heads(text: str) -> tuple[str, ...]:
 
 def chosen(names: list[str], pattern: str, sample: int | None) -> list[str]:
     """The names that match, or a sample of them that stays the same as long as their names do."""
-    matching = [name for name in names if fnmatchcase(name, pattern)]
+    matching = [name for name in names if any(fnmatchcase(name, part) for part in pattern.split(","))]
     if sample is None:
         return matching
     return sorted(sorted(matching, key=lambda name: hashlib.sha256(name.encode()).digest())[:sample])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,21 @@ def plan_figures(plan: axisplit.Plan) -> dict[str, Any]:
         "tiers": dict(Counter(plan.tiers.values())),
         "captured_fraction": round(plan.captured_fraction, 4),
         "assumed": len(plan.assumed),
+        "kept_whole": kept_whole(plan),
         "warnings": plan.warnings,
     }
+
+
+def kept_whole(plan: axisplit.Plan, least: float = 0.01) -> tuple[str, ...]:
+    """Why parameters of a hundredth of the bytes and more are whole, the largest share first."""
+    shares: dict[str, float] = defaultdict(float)
+    first: dict[str, str] = {}
+    for parameter in plan.parameters:
+        if parameter.kind == "parameter" and parameter.held != "split" and plan.total_bytes:
+            shares[parameter.reason] += parameter.bytes / plan.total_bytes
+            first.setdefault(parameter.reason, f"{parameter.name} {list(parameter.shape)}")
+    large = sorted((reason for reason in shares if shares[reason] >= least), key=lambda reason: -shares[reason])
+    return tuple(f"{shares[reason]:.1%} {first[reason]}: {reason}" for reason in large)
 
 
 def unnoticed(verdict: Any) -> str:
@@ -154,5 +167,5 @@ def place_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__) + traceback.extract_tb(cause.__traceback__)
     ours = [f for f in frames if f.filename.startswith(_PACKAGE)]
     models = [f for f in frames if "/transformers/models/" in f.filename]
-    chosen = dict.fromkeys([*ours[-1:], *models[-1:], *frames[-1:]])
-    return " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in chosen)
+    chosen = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in [*ours[-1:], *models[-1:], *frames[-1:]]]
+    return " · ".join(dict.fromkeys(chosen))

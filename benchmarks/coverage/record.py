@@ -23,9 +23,9 @@ class Case:
 class Record:
     """The result of a case.
 
-    Errors `max_error` and `bound` are absolute, in float32, as `axisplit.verify` gives them; `exact_error` (verify's) and
-    `independent_error` (this harness's own) are relative to each output's largest value, in float64. Bytes are those that
-    the busiest rank sends in the first phase (a forward, or the prefill). None where it was not reached.
+    Errors `max_error` and `bound` are absolute, in float32, as `axisplit.verify` gives them; `exact_error` (verify's)
+    and `independent_error` (this harness's own) are relative to each output's largest value, in float64. Bytes are
+    those that the busiest rank sends in the first phase (a forward, or the prefill). None where it was not reached.
 
     `outcome`:
         equal         verify says equal, its control was caught, and the independent check agrees
@@ -57,6 +57,7 @@ class Record:
     tiers: dict[str, int] | None = None  # tier -> modules
     captured_fraction: float | None = None
     assumed: int | None = None
+    kept_whole: tuple[str, ...] = ()  # reasons why larger parameters are whole, with their share and the first's name
     warnings: tuple[str, ...] = ()
     generate_equal: bool | None = None
     generate_reason: str = ""
@@ -75,4 +76,5 @@ class Record:
     def from_json(cls, data: dict[str, Any]) -> Record:
         known = {f.name for f in fields(cls)}
         made = {name: value for name, value in data.items() if name in known}
-        return cls(**{**made, "warnings": tuple(made.get("warnings", ()))})
+        lists = {name: tuple(made.get(name, ())) for name in ("kept_whole", "warnings")}
+        return cls(**{**made, **lists})

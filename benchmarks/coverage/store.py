@@ -9,19 +9,22 @@ from benchmarks.coverage.record import Case, Record
 
 
 def append(path: Path, record: Record) -> None:
-    """Add a record to the file."""
+    """Add a record to the file, on a line of its own even where the last one was cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
     with path.open("a") as file:
-        file.write(json.dumps(record.to_json()) + "\n")
+        file.write(("" if whole else "\n") + json.dumps(record.to_json()) + "\n")
 
 
 def load(path: Path) -> dict[Case, Record]:
-    """The latest record of every case; a last line that was cut off in the middle is left out."""
+    """The latest record of every case; a line that was cut off when the run was stopped is left out."""
     if not path.exists():
         return {}
     found: dict[Case, Record] = {}
     for line in path.read_text().splitlines():
-        if line.endswith("}"):
+        try:
             record = Record.from_json(json.loads(line))
-            found[record.case] = record
+        except ValueError:
+            continue
+        found[record.case] = record
     return found

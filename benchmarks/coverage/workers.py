@@ -4,7 +4,7 @@ Importing torch and transformers takes some ten seconds, a fork takes none. A ch
 all its cases, telling the parent over a pipe each stage it begins and each record it finishes. If it dies or is too
 late, the case it was at gets a record that says so, and a new child takes the cases after it.
 
-    child -> parent, one JSON object a line:  {"stage": "plan", "ranks": 3}  or  {"record": {...}}
+    child -> parent, one JSON object a line:  {"stage": "plan"}  or  {"record": {...}}
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import resource
 import selectors
 import signal
@@ -28,20 +29,16 @@ from benchmarks.coverage.record import Case, Outcome, Record
 
 Tell = Callable[[dict[str, Any]], None]
 Work = Callable[[Sequence[Case], Tell], None]
-"""Measures cases of one model in a child: tells {"stage", "ranks"} and {"record"} messages."""
+"""Measures cases of one model in a child: tells {"stage": ...} and {"record": ...}."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one case, or of building one model. Wall time is limited too, at `WALL_FACTOR` times the CPU time: a child that
-    waits for nothing uses no CPU.
-    """
+    """Of one case, or of building one model. Wall time is limited too: a child that waits for nothing uses no CPU."""
 
     cpu_s: float = 300.0
+    wall_s: float = 900.0
     memory_gib: float = 8.0
-
-
-WALL_FACTOR = 3.0
 
 
 @dataclass
@@ -95,7 +92,7 @@ def _start(cases: list[Case], work: Work, limits: Limits, logs: Path) -> _Child:
         os.close(reader)
         _be_child(cases, work, limits, writer, log)
     os.close(writer)
-    return _Child(pid, reader, cases, time.monotonic() + WALL_FACTOR * limits.cpu_s, log)
+    return _Child(pid, reader, cases, time.monotonic() + limits.wall_s, log)
 
 
 def _be_child(cases: list[Case], work: Work, limits: Limits, writer: int, log: Path) -> None:
@@ -106,6 +103,7 @@ def _be_child(cases: list[Case], work: Work, limits: Limits, writer: int, log: P
         os.dup2(out, 1)
         os.dup2(out, 2)
         faulthandler.enable()
+        faulthandler.register(signal.SIGXCPU, all_threads=False, chain=True)  # where the time went, then the end
         memory = int(limits.memory_gib * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -141,7 +139,7 @@ def _read(child: _Child, data: bytes, limits: Limits) -> Iterator[Record]:
         if "stage" in message:
             child.stage = message["stage"]
         if "record" in message or message.get("stage") in ("build", "plan"):
-            child.deadline = time.monotonic() + WALL_FACTOR * limits.cpu_s
+            child.deadline = time.monotonic() + limits.wall_s
         if "record" in message:
             record = Record.from_json(message["record"])
             child.cases = [case for case in child.cases if case != record.case]
@@ -165,17 +163,28 @@ def _end(child: _Child, limits: Limits) -> Iterator[Record]:
     building = child.stage == "build"
     at, child.cases = (child.cases, []) if building else (child.cases[:1], child.cases[1:])
     for case in at:
-        yield Record(
-            case.model, case.head, case.ranks, "does not run" if building else outcome, reason, stage=child.stage
-        )
+        ended: Outcome = "does not run" if building else outcome
+        yield Record(case.model, case.head, case.ranks, ended, reason, stage=child.stage, where=_stack(child))
 
 
 def _why(child: _Child, status: int, limits: Limits) -> tuple[Outcome, str]:
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if ended_by == signal.SIGXCPU:
-        return "timeout", f"{limits.cpu_s:.0f} s of CPU in or before {child.stage}"
+        return "timeout", f"{limits.cpu_s:g} s of CPU passed in {child.stage}"
     if child.killed:
-        return "timeout", f"{WALL_FACTOR * limits.cpu_s:.0f} s in or before {child.stage}"
-    last = child.log.read_text(errors="replace").strip().splitlines()[-1:] if child.log.exists() else []
-    how = signal.Signals(ended_by).name if ended_by else f"exit status {os.WEXITSTATUS(status)}"
-    return "error", f"the process died in {child.stage}: {how}: {''.join(last)[:200]}"
+        return "timeout", f"{limits.wall_s:g} s passed in {child.stage}"
+    if ended_by:
+        return "error", f"the process died in {child.stage}: {signal.Signals(ended_by).name}"
+    last = "".join(_log_of(child).strip().splitlines()[-1:])
+    return "error", f"the process died in {child.stage}: exit status {os.WEXITSTATUS(status)}: {last[:200]}"
+
+
+def _log_of(child: _Child) -> str:
+    return child.log.read_text(errors="replace") if child.log.exists() else ""
+
+
+def _stack(child: _Child, most: int = 3) -> str:
+    """The innermost lines that faulthandler wrote when the process was ended by a signal."""
+    *_, last = _log_of(child).rpartition("(most recent call first):")
+    frames = re.findall(r'File "[^"]*?([^/"]+)", line (\d+) in (\S+)', last)
+    return " · ".join(f"{file}:{line} {function}" for file, line, function in frames[:most])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
-import transformers
-from transformers.models.auto import modeling_auto
 
-import axisplit
+from axisplit.capture.trace import capture
 from benchmarks.coverage.measure import measure, not_built
-from benchmarks.coverage.record import Case, Head
+from benchmarks.coverage.record import Case
 from benchmarks.coverage.workers import Tell
-from benchmarks.zoo.zoo import build
+from benchmarks.zoo import build
 
 
 def measure_models(cases: Sequence[Case], tell: Tell) -> None:
@@ -27,24 +26,12 @@ def measure_models(cases: Sequence[Case], tell: Tell) -> None:
             tell({"record": not_built(case, error).to_json()})
         return
     for case in cases:
-        record = measure(case, model, inputs, lambda stage, ranks=case.ranks: tell({"stage": stage, "ranks": ranks}))
-        tell({"record": record.to_json()})
-
-
-def model_types(head: Head) -> list[str]:
-    """Every transformers model type with this head."""
-    names = {"causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "base": modeling_auto.MODEL_MAPPING_NAMES}[head]
-    return sorted(names)
+        tell({"record": measure(case, model, inputs, lambda stage: tell({"stage": stage})).to_json()})
 
 
 def warm() -> None:
-    """Import what every child needs. Nothing that starts threads may run before the forks."""
+    """Import what every child needs. Nothing that starts threads (a solver) may run before the forks."""
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    model, inputs = build("llama", "causal")
-    from axisplit.capture.trace import capture
-    from axisplit.lower import planning
-    from axisplit.proof import verify
-
-    assert axisplit.plan is not None and planning is not None and verify is not None
-    capture(model, inputs)
+    for name in ("axisplit.api", "axisplit.lower.planning", "axisplit.proof.verify"):
+        import_module(name)
+    capture(*build("llama", "causal"))
