@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -39,13 +40,15 @@ def main() -> int:
     ]
     if not options.resume:
         options.work.unlink(missing_ok=True)
-    done = store.load(options.work)
+    code = machine.code_digest(ROOT)
+    done = {case: r for case, r in store.load(options.work).items() if keeps(r, code, options.any_code, options.again)}
     left = [[case for case in group if case not in done] for group in groups]
     if any(left):
         zoo_work.warm()
     limits = Limits(options.timeout, WALL_FACTOR * options.timeout, options.memory_gib)
     progress = Progress(sum(map(len, groups)), [done[c] for group in groups for c in group if c in done])
     for record in run_cases(left, zoo_work.measure_models, limits, options.jobs, options.work.parent / "logs"):
+        record = replace(record, code=code)
         store.append(options.work, record)
         done[record.case] = record
         progress.show(record)
@@ -67,18 +70,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--timeout", type=float, default=300.0, metavar="S", help="CPU seconds for a case; 300")
     add("--memory-gib", type=float, default=8.0, metavar="GIB", help="memory of a case; 8")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep what the work file has")
+    add("--any-code", action="store_true", help="of the work file keep also what another state of the source gave")
+    add("--again", type=words, default=(), metavar="OUTCOME,…", help="measure again what ended so: refused,timeout")
     add("--work", type=Path, default=ROOT / "build" / "coverage.jsonl", metavar="FILE", help="the work file")
     add("--out", type=Path, metavar="DIR", help="write coverage.md and coverage.json there")
     add("--nice", type=int, default=10, metavar="N", help="how much to yield to other processes; 10")
     return parser.parse_args(arguments)
 
 
+def keeps(record: Record, code: str, any_code: bool, again: tuple[str, ...]) -> bool:
+    """Whether a resumed run takes a record as it is."""
+    return (any_code or record.code == code) and record.outcome not in again
+
+
 def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def heads(text: str) -> tuple[str, ...]:
-    found = tuple(text.split(","))
+    found = words(text)
     if not set(found) <= {"causal", "base"}:
         raise argparse.ArgumentTypeError(f"{text!r} is not causal, base or causal,base")
     return found

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+
+def code_digest(root: Path) -> str:
+    """What tells states of the source apart: the package and the models it is measured on."""
+    digest = hashlib.sha256()
+    for folder in ("src/axisplit", "benchmarks/zoo"):
+        for file in sorted((root / folder).rglob("*.py")):
+            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def about() -> dict[str, str]:

@@ -64,6 +64,7 @@ class Record:
     gradients_equal: bool | None = None  # not measured yet
     plan_cpu_s: float | None = None
     cpu_s: float | None = None
+    code: str = ""  # digest of the source that was measured
 
     @property
     def case(self) -> Case:

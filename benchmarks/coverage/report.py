@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def _joined(record: Record, plan: HandPlan | None) -> dict[str, Any]:
 
 def page(about: Mapping[str, str], records: Sequence[Record], hand: tuple[str, HandPlans]) -> str:
     """The whole of coverage.md."""
-    made_with = [f"- {name}: {value}" for name, value in about.items()]
+    codes = Counter(record.code for record in records if record.code)
+    states = {"source": ", ".join(f"{code} ({count} records)" for code, count in codes.most_common())} if codes else {}
+    made_with = [f"- {name}: {value}" for name, value in {**about, **states}.items()]
     parts = [INTRO, *made_with, "", "## Summary", "", *summary(records, hand[1]), "", f"Hand plans: {hand[0]}", ""]
     parts += ["## What falls short", "", *_falls_short(records)]
     parts += ["## All models", "", LEGEND, *_table(records, hand[1])]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.coverage import store
-from benchmarks.coverage.__main__ import chosen
+from benchmarks.coverage.__main__ import chosen, keeps
 from benchmarks.coverage.record import Case, Record
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,14 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     assert store.load(work) == {records[1].case: records[1], records[2].case: records[2]}
     store.append(work, Record("d", "causal", 2, "equal"))
     assert Case("d", "causal", 2) in store.load(work)
+
+
+def test_what_is_measured_again():
+    record = Record("a", "causal", 2, "timeout", code="1")
+    assert keeps(record, "1", False, ())
+    assert not keeps(record, "2", False, ())
+    assert keeps(record, "2", True, ("error",))
+    assert not keeps(record, "1", True, ("error", "timeout"))
 
 
 def test_a_sample_is_always_the_same():
