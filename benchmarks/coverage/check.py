@@ -1,5 +1,5 @@
 """Whole model beside simulated ranks, without `axisplit.verify`: every output of one forward pass in float64, and the
-tokens of a greedy generation.
+tokens of a greedy generation. Ranks are made and simulated as for users; only `Widened` is shared with the proof.
 """
 
 from __future__ import annotations

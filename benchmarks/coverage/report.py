@@ -17,8 +17,8 @@ INTRO = """# Coverage
 
 Every model type of transformers, tiny (two layers or one of each kind, width 64) and with random weights, planned,
 verified and generated with at several numbers of ranks, all simulated on one CPU. `equal` means that `verify` said so
-(law, program, numbers, control) and that a check that shares no code with `verify` found every output of a forward pass
-in float64 equal to the whole model's. `axisplit bench coverage` makes this page; its configs, inputs and limits are in
+(law, program, numbers, control) and that a second check, written apart from it, found every output of a forward pass in
+float64 equal to the whole model's. `axisplit bench coverage` makes this page; its configs, inputs and limits are in
 `benchmarks/`, and everything below is in `coverage.json`.
 """
 LEGEND = """Figures are for the numbers of ranks in the second column, in that order, once where they agree.
@@ -115,9 +115,9 @@ def _bytes_beside(records: list[Record], hand: HandPlans) -> str:
 
 def _falls_short(records: Sequence[Record]) -> list[str]:
     lines = [
-        f"Also what is equal with less than {LEAST_SPLIT:.0%} of the parameter bytes split. Models at all numbers of"
+        f"Also what is equal with less than {LEAST_SPLIT:.0%} of the parameter bytes split. At all numbers of ranks"
     ]
-    lines += ["ranks unless some are given.", ""]
+    lines += ["unless some are given.", ""]
     every = {r.ranks for r in records}
     found = shortfalls(records)
     for kind in dict.fromkeys(shortfall.kind for shortfall in found):
