@@ -53,7 +53,8 @@ def main() -> int:
         done[record.case] = record
         progress.show(record)
     if options.out is not None:
-        report.write(options.out, machine.about(), [done[case] for group in groups for case in group], hand.load())
+        about = {**machine.about(), "asked for": asked(options)}
+        report.write(options.out, about, [done[case] for group in groups for case in group], hand.load())
     return 0
 
 
@@ -76,6 +77,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help="write coverage.md and coverage.json there")
     add("--nice", type=int, default=10, metavar="N", help="how much to yield to other processes; 10")
     return parser.parse_args(arguments)
+
+
+def asked(options: argparse.Namespace) -> str:
+    """The choice of cases and their limits, for the page."""
+    sample = "" if options.sample is None else f", a sample of {options.sample}"
+    ranks = ", ".join(map(str, options.ranks))
+    return (
+        f"{' and '.join(options.heads)} heads at {ranks} ranks, model types {options.only}{sample}; at most "
+        f"{options.timeout:g} s of CPU and {options.memory_gib:g} GiB for each"
+    )
 
 
 def keeps(record: Record, code: str, any_code: bool, again: tuple[str, ...]) -> bool:
