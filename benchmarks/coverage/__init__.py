@@ -1,0 +1,1 @@
+"""Plan and verify every transformers architecture at several numbers of ranks; see `__main__`."""

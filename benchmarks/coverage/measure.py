@@ -1,0 +1,171 @@
+"""One case: build, plan, verify, check on our own, generate; everything that goes wrong becomes the record's reason."""
+
+from __future__ import annotations
+
+import resource
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import axisplit
+from axisplit.errors import AxisplitError
+from benchmarks.coverage import check
+from benchmarks.coverage.record import Case, Outcome, Record
+
+Announce = Callable[[str], None]
+_PACKAGE = str(Path(axisplit.__file__).parent)
+
+
+def measure(case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> Record:
+    """Everything a record says of a model that was built; `announce` is told the stage before it begins."""
+    return _Measurement(case, model, inputs, announce).run()
+
+
+def not_built(case: Case, error: BaseException) -> Record:
+    """The record of a model that transformers itself does not build or run."""
+    return Record(
+        case.model, case.head, case.ranks, "does not run", one_line(error), stage="build", where=place_of(error)
+    )
+
+
+class _Measurement:
+    """Fields as they become known, and the first failure."""
+
+    def __init__(self, case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> None:
+        self.case, self.model, self.inputs, self.announce = case, model, inputs, announce
+        self.fields: dict[str, Any] = {}
+        self.outcome: Outcome = "equal"
+
+    def run(self) -> Record:
+        begin = cpu_s()
+        plan = self._guarded("plan", self._plan)
+        if plan is not None:
+            self._guarded("verify", lambda: self._verify(plan))
+            self._guarded("check", lambda: self._check(plan))
+            if self.case.head == "causal":
+                self.announce("generate")
+                self.fields |= generation(plan, self.model, self.inputs)
+        self.fields["cpu_s"] = round(cpu_s() - begin, 2)
+        return Record(self.case.model, self.case.head, self.case.ranks, self.outcome, **self.fields)
+
+    def _guarded(self, stage: str, step: Callable[[], Any]) -> Any:
+        self.announce(stage)
+        try:
+            return step()
+        except AxisplitError as error:
+            self._fail(stage, "refused", one_line(error), place_of(error))
+        except check.DifferentOutputs as error:
+            self._fail(stage, "different", str(error))
+        except Exception as error:
+            self._fail(stage, "error", one_line(error), place_of(error))
+        return None
+
+    def _fail(self, stage: str, outcome: Outcome, reason: str, where: str = "") -> None:
+        if self.outcome == "equal":
+            self.outcome = outcome
+            self.fields |= {"stage": stage, "reason": reason, "where": where}
+
+    def _plan(self) -> axisplit.Plan:
+        begin = cpu_s()
+        plan = axisplit.plan(self.model, self.inputs, ranks=self.case.ranks, name=self.case.model)
+        self.fields |= plan_figures(plan)
+        self.fields["plan_cpu_s"] = round(cpu_s() - begin, 2)
+        return plan
+
+    def _verify(self, plan: axisplit.Plan) -> None:
+        verdict = axisplit.verify(self.model, self.inputs, plan)
+        found = {name: getattr(verdict, name) for name in ("max_error", "bound", "exact_error", "control_caught")}
+        self.fields |= found
+        if verdict.mismatches:
+            self._fail("verify", "different", f"{len(verdict.mismatches)} mismatches, first: {verdict.mismatches[0]}")
+        elif verdict.equal is not True:
+            errors = f"error {verdict.max_error:.2g}, bound {verdict.bound:.2g}, in float64 {verdict.exact_error:.2g}"
+            self._fail("verify", "different", errors)
+        elif verdict.could_not:
+            self._fail("verify", "refused", f"control not caught: {unnoticed(verdict)}")
+
+    def _check(self, plan: axisplit.Plan) -> None:
+        error = check.forward_error(plan, self.model, self.inputs)
+        self.fields["independent_error"] = error
+        if not error <= check.TOLERANCE:
+            self._fail("check", "different", f"error {error:.2g} of an output's largest value, in float64")
+
+
+def plan_figures(plan: axisplit.Plan) -> dict[str, Any]:
+    """What a record says of a plan."""
+    first = [c for c in plan.collectives if c.phase == plan.collectives[0].phase]
+    per_payload = {"all_reduce": 2 * (plan.ranks - 1) / plan.ranks, "all_gather": plan.ranks - 1}
+    return {
+        "total_bytes": plan.total_bytes,
+        "split_fraction": round(plan.split_fraction, 4),
+        "collectives": sum(c.count for c in first),
+        "comm_bytes_per_rank": plan.comm_bytes_per_rank,
+        "payload_bytes": round(sum(c.bytes / per_payload[c.kind] for c in first)),
+        "optimal": plan.optimal,
+        "tiers": dict(Counter(plan.tiers.values())),
+        "captured_fraction": round(plan.captured_fraction, 4),
+        "assumed": len(plan.assumed),
+        "kept_whole": kept_whole(plan),
+        "warnings": plan.warnings,
+    }
+
+
+def kept_whole(plan: axisplit.Plan, least: float = 0.01) -> tuple[str, ...]:
+    """Why parameters of a hundredth of the bytes and more are whole, the largest share first."""
+    shares: dict[str, float] = defaultdict(float)
+    first: dict[str, str] = {}
+    for parameter in plan.parameters:
+        if parameter.kind == "parameter" and parameter.held != "split" and plan.total_bytes:
+            shares[parameter.reason] += parameter.bytes / plan.total_bytes
+            first.setdefault(parameter.reason, f"{parameter.name} {list(parameter.shape)}")
+    large = sorted((reason for reason in shares if shares[reason] >= least), key=lambda reason: -shares[reason])
+    return tuple(f"{shares[reason]:.1%} {first[reason]}: {reason}" for reason in large)
+
+
+def unnoticed(verdict: Any) -> str:
+    """The collectives that could be left out without the outputs moving enough."""
+    errors = verdict.numbers.control_errors if verdict.numbers is not None else {}
+    return ", ".join(name for name, error in errors.items() if error <= 10 * (verdict.bound or 0.0))
+
+
+def generation(plan: axisplit.Plan, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Whether every rank generates the whole model's tokens; None with a reason if the whole one does not generate."""
+    try:
+        whole = check.greedy(model, inputs)
+    except Exception as error:
+        return {"generate_equal": None, "generate_reason": f"the whole model does not: {one_line(error)}"}
+    try:
+        parts = check.on_ranks(plan, model, lambda part: check.greedy(part, inputs))
+    except Exception as error:
+        return {"generate_equal": False, "generate_reason": f"{one_line(error)} {place_of(error)}"}
+    wrong = [rank for rank, tokens in enumerate(parts) if not torch.equal(tokens, whole)]
+    return {"generate_equal": not wrong, "generate_reason": f"other tokens on ranks {wrong}" if wrong else ""}
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process, user and system."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def one_line(error: BaseException, most: int = 400) -> str:
+    """The error's type and text in one line; the fields of our own errors too."""
+    text = " · ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    line = f"{type(error).__name__}: {text}"
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def place_of(error: BaseException) -> str:
+    """The innermost lines of axisplit and of other code that an error passed through: `file:line function`."""
+    cause = error
+    while (cause.__cause__ or cause.__context__) is not None:
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    frames = traceback.extract_tb(error.__traceback__) + traceback.extract_tb(cause.__traceback__)
+    ours = [f for f in frames if f.filename.startswith(_PACKAGE)]
+    models = [f for f in frames if "/transformers/models/" in f.filename]
+    chosen = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in [*ours[-1:], *models[-1:], *frames[-1:]]]
+    return " · ".join(dict.fromkeys(chosen))

@@ -1,0 +1,227 @@
+"""What generic shrinking and generic inputs get wrong for single model types: fields that must fit each other, and
+forwards that take something of their own. Test data, never read by the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.zoo.fields import BATCH, LENGTH
+
+Inputs = dict[str, Any]
+
+# Fields of the shrunk config that are set; "a.b" is field b of the config in field a.
+CONFIGS: dict[str, Mapping[str, Any]] = {
+    "autoformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2]},
+    "bailing_hybrid": {
+        "n_group": 1, "topk_group": 1, "num_expert_group": 1, "num_local_experts": 4, "head_dim": 16,
+        "linear_head_dim": 16, "num_key_value_heads": 4,
+    },
+    "bamba": {"attn_layer_indices": [1]},
+    "blt": {
+        "patcher_config.num_key_value_heads": 4, "encoder_config.num_key_value_heads": 4,
+        "decoder_config.num_key_value_heads": 4, "global_config.num_key_value_heads": 4,
+    },
+    "bros": {"dim_bbox_sinusoid_emb_2d": 16, "dim_bbox_sinusoid_emb_1d": 2, "dim_bbox_projection": 16},
+    "dab-detr": {"query_dim": 4},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 128, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "gemma4_assistant": {
+        "text_config.vocab_size_per_layer_input": 0, "text_config.hidden_size_per_layer_input": 0,
+        "text_config.num_kv_shared_layers": 2, "text_config.use_double_wide_mlp": False,
+    },
+    "glm5_next": {"text_config.index_kpool": 4, "text_config.index_topk": 8},
+    "glm5_next_text": {"index_kpool": 4, "index_topk": 8},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "hrm_text": {"num_layers_per_stack": 1, "num_hidden_layers": 8},
+    "informer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mistral4": {"qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "qk_head_dim": 32, "head_dim": 32},
+    "molmo2": {"adapter_config.vision_feature_layer": [-1, -2]},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "reformer": {
+        "axial_pos_embds_dim": [16, 48], "axial_pos_shape": [8, 16], "attn_layers": ["local", "lsh"],
+        "num_hidden_layers": 2, "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4, "num_buckets": 2,
+    },
+    "time_series_transformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2]},
+    "xlstm": {"qk_dim_factor": 0.5, "v_dim_factor": 1.0, "hidden_size": 64, "num_heads": 4},
+}  # fmt: skip
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_COMPASS = {
+    "rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE},
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+_INDEXER = {
+    "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
+    "indexer_compress_ratio": 2,
+}  # fmt: skip
+_ZAMBA = {
+    "num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+    "attention_hidden_size": 128, "attention_head_dim": 32, "num_key_value_heads": 4, "mamba_headdim": 16,
+    "num_mem_blocks": 1,
+}  # fmt: skip
+_NOTE_SLIDING = {
+    "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 32, "head_dim": 32,
+    "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16,
+}  # fmt: skip
+
+
+def _inside(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}.{field}": value for field, value in fields.items()}
+
+
+CONFIGS |= {
+    "cohere_compass_text": _COMPASS,
+    "cohere_compass": _inside("text_config", _COMPASS),
+    "qwen4_exp_text": _INDEXER,
+    "qwen4_exp": _inside("text_config", _INDEXER),
+    "zamba": {**_ZAMBA, "n_mamba_heads": 2},
+    "zamba2": {**_ZAMBA, "n_mamba_heads": 8},
+    "dots3_note": {
+        "audio_config.adapter_input_size": 64, "audio_config.adapter_out_dim": 64,
+        "vision_config.adapter_in_dim": 64, "vision_config.adapter_out_dim": 64,
+    },
+}  # fmt: skip
+REMOVED: dict[str, tuple[str, ...]] = {
+    "zamba": ("layer_types", "hybrid_layer_ids"),
+    "zamba2": ("layer_types", "hybrid_layer_ids"),
+}
+
+
+def correct(model_type: str, config: dict[str, Any]) -> None:
+    """Set what `CONFIGS`, `REMOVED` and `COMPUTED` say, in place."""
+    for name in REMOVED.get(model_type, ()):
+        config.pop(name, None)
+    for path, value in CONFIGS.get(model_type, {}).items():
+        *outer, name = path.split(".")
+        inner = config
+        for part in outer:
+            inner = inner[part]
+        inner[name] = value
+    if model_type in COMPUTED:
+        COMPUTED[model_type](config)
+
+
+def _note_text(config: dict[str, Any]) -> None:
+    sliding = [i for i, kind in enumerate(config["layer_types"]) if kind == "sliding_attention"]
+    config.update(head_dim=32, per_layer_config=dict.fromkeys(sliding, _NOTE_SLIDING), n_group=1, topk_group=1)
+    config.pop("rope_parameters", None)
+
+
+def _narrow_adaptor(config: dict[str, Any]) -> None:
+    config["adaptor_config"]["intermediate_size"] = config["text_config"]["hidden_size"] // 4
+
+
+COMPUTED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "dots3_note": lambda config: _note_text(config["text_config"]),
+    "dots3_note_text": _note_text,
+    "fun_asr_nano": _narrow_adaptor,
+}
+
+
+# What a default config has to be made with where its own defaults do not fit each other.
+MADE_WITH: dict[str, dict[str, Any]] = {
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0,
+        }
+    },
+}  # fmt: skip
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def _floats(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=_generator())
+
+
+def _ids() -> Tensor:
+    return torch.randint(16, 100, (BATCH, LENGTH), generator=_generator())
+
+
+def _xmod(model: Any) -> Inputs:
+    model.set_default_language("en_XX")
+    return {"input_ids": _ids(), "lang_ids": torch.zeros(BATCH, dtype=torch.long)}
+
+
+def _kosmos2(model: Any) -> Inputs:
+    size, queries = model.config.vision_config.image_size, model.config.latent_query_num
+    if queries > LENGTH:
+        return {"input_ids": _ids()}
+    image = torch.arange(LENGTH).expand(BATCH, LENGTH) < queries
+    return {
+        "input_ids": _ids(),
+        "pixel_values": _floats(BATCH, 3, size, size),
+        "image_embeds_position_mask": image,
+    }
+
+
+def _decision(model: Any) -> Inputs:
+    steps = 6
+    return {
+        "states": _floats(BATCH, steps, model.config.state_dim),
+        "actions": _floats(BATCH, steps, model.config.act_dim),
+        "rewards": _floats(BATCH, steps, 1),
+        "returns_to_go": _floats(BATCH, steps, 1),
+        "timesteps": torch.arange(steps).repeat(BATCH, 1),
+        "attention_mask": torch.ones(BATCH, steps),
+    }
+
+
+def _lxmert(model: Any) -> Inputs:
+    boxes = torch.rand(BATCH, 4, 4, generator=_generator())
+    return {"input_ids": _ids(), "visual_feats": _floats(BATCH, 4, model.config.visual_feat_dim), "visual_pos": boxes}
+
+
+def _query_former(model: Any) -> Inputs:
+    config = model.config
+    return {
+        "query_embeds": _floats(BATCH, 4, config.hidden_size),
+        "encoder_hidden_states": _floats(BATCH, 6, config.encoder_hidden_size),
+    }
+
+
+def _frames(length: int, model: Any, mels: int) -> Inputs:
+    """Sound as [B, length, mels], nothing of it padding."""
+    mels = getattr(model.config, "num_mel_bins", mels)
+    return {
+        "input_features": _floats(BATCH, length, mels),
+        "input_features_mask": torch.ones(BATCH, length, dtype=torch.long),
+    }
+
+
+def _channels_first(model: Any) -> Inputs:
+    return {
+        "input_features": _floats(BATCH, model.config.num_mel_bins, 64),
+        "input_features_mask": torch.ones(BATCH, 64, dtype=torch.long),
+    }
+
+
+INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
+    "blip_2_qformer": _query_former,
+    "blt": lambda _: {"input_ids": _ids(), "use_cache": False},
+    "clap_audio_model": lambda _: {"input_features": _floats(BATCH, 1, 64, 64)},
+    "decision_transformer": _decision,
+    "efficientloftr": lambda _: {"pixel_values": _floats(1, 2, 3, 64, 64)},
+    "fun_asr_nano_encoder": lambda model: _frames(32, model, 560),
+    "kosmos-2": _kosmos2,
+    "lxmert": _lxmert,
+    "muse_glimmer_assistant": lambda _: {"noise_embeds": _floats(BATCH, LENGTH, 64)},
+    "qwen3_asr_encoder": _channels_first,
+    "xmod": _xmod,
+}

@@ -1,0 +1,70 @@
+"""Records of real models of the zoo, and that the harness's own check sees what it is there to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import axisplit
+from axisplit.proof.verify import Proof, Verdict
+from benchmarks.coverage import check
+from benchmarks.coverage.measure import measure
+from benchmarks.coverage.record import Case
+from benchmarks.zoo import build
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    model, inputs = build("gpt2", "causal")
+    return model, inputs, axisplit.plan(model, inputs, ranks=2)
+
+
+@pytest.mark.slow
+def test_a_record_of_each_head(gpt2):
+    stages: list[str] = []
+    causal = measure(Case("gpt2", "causal", 2), *gpt2[:2], stages.append)
+    assert stages == ["plan", "verify", "check", "generate"]
+    assert (causal.outcome, causal.reason, causal.generate_equal, causal.control_caught) == ("equal", "", True, True)
+    assert causal.independent_error <= check.TOLERANCE
+    assert causal.max_error <= causal.bound
+    assert causal.collectives == 6
+    assert causal.payload_bytes == causal.comm_bytes_per_rank, "as at two ranks"
+    base = measure(Case("vit", "base", 3), *build("vit", "base"), stages.append)
+    assert stages[-1] == "check"
+    assert (base.outcome, base.generate_equal, base.collectives) == ("equal", None, 6)
+
+
+def test_the_check_of_our_own_sees_a_missing_collective(gpt2):
+    model, inputs, plan = gpt2
+    assert check.forward_error(plan, model, inputs) <= check.TOLERANCE
+    place = next(p for p in plan.places if p.steps[0].kind == "all_reduce")
+    without = replace(plan, places=tuple(p for p in plan.places if p is not place))
+    assert check.forward_error(without, model, inputs) > 1e-3
+
+
+def test_verify_alone_does_not_make_a_record_equal(gpt2, monkeypatch):
+    """A verify that says equal whatever the plan."""
+    model, inputs, plan = gpt2
+    without = replace(plan, places=plan.places[:-1])
+    verdict = Verdict(True, 0.0, 1.0, 0.0, Proof(1, 1, ()), True)
+    monkeypatch.setattr(axisplit, "plan", lambda *_, **__: without)
+    monkeypatch.setattr(axisplit, "verify", lambda *_: verdict)
+    record = measure(Case("gpt2", "causal", 2), model, inputs, lambda _: None)
+    assert (record.outcome, record.stage, record.generate_equal) == ("different", "check", False)
+    monkeypatch.setattr(axisplit, "verify", lambda *_: replace(verdict, control_caught=False))
+    assert measure(Case("gpt2", "causal", 2), model, inputs, lambda _: None).outcome == "refused"
+
+
+class Broken(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("no heads\nat all")
+
+
+def test_what_goes_wrong_is_told_in_one_line():
+    record = measure(Case("broken", "base", 2), Broken(), {"x": torch.ones(1)}, lambda _: None)
+    assert (record.outcome, record.stage, record.split_fraction) == ("refused", "plan", None)
+    assert record.reason.startswith("InputError: the model does not run on these inputs · where: Broken · got: x [1]")
+    assert "\n" not in record.reason
+    assert "test_measure.py" in record.where
