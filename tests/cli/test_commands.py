@@ -128,14 +128,6 @@ def test_no_ranks(axisplit_main, command):
     ))  # fmt: skip
 
 
-def test_gradients_are_refused(axisplit_main):
-    assert axisplit_main("verify", "smollm2", "--ranks", "2", "--gradients") == (2, "", (
-        "axisplit: gradients cannot be verified yet\n"
-        "  where: --gradients\n"
-        "  do: leave it out to verify the forward\n"
-    ))  # fmt: skip
-
-
 def test_a_size_that_is_none(axisplit_main):
     ran = axisplit_main("plan", "smollm2", "--ranks", "2", "--memory-per-rank", "lots")
     assert ran.code == 2
