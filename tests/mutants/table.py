@@ -29,6 +29,9 @@ EDITS = ("tests/lower/test_edits.py",)
 PLACES = ("tests/lower/test_places.py",)
 GUARD = ("tests/lower/test_guard.py", "-k", "branches or dropout or compared or text or again")
 REACH = ("tests/lower/test_reach.py",)
+BACKWARD = ("tests/proof/test_gradients.py",)
+COTANGENTS = ("tests/runtime/test_cotangents.py",)
+TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
@@ -40,6 +43,10 @@ def zoo(*names: str) -> tuple[str, ...]:
         *tuple(f"tests/models_zoo/test_equal.py::test_equal_and_as_an_expert_would[{name}]" for name in names),
         "--full",
     )
+
+
+def zoo_gradients(*names: str) -> tuple[str, ...]:
+    return (*(f"tests/models_zoo/test_gradients.py::test_gradients[{name}]" for name in names), "--full")
 
 
 MUTANTS: dict[str, list[Mutant]] = {
@@ -132,6 +139,46 @@ MUTANTS: dict[str, list[Mutant]] = {
             "capture/record.py", "written = _on_fakes() and id(tensor) not in self._attributes", "written = True", REACH
         ),
         Mutant("lower/lowering.py", "simulate(plan.ranks, prove)", "prove(FakeGroup(0, plan.ranks))", PHASES),
+    ],
+    "backward": [
+        Mutant("lower/cotangents.py", "else 1)\n", "else 0)\n", BACKWARD),
+        Mutant(
+            "lower/cotangents.py",
+            "        _row(model, {enter: 1.0}, [(mode, -1.0), (found.mode, 1.0)], low=0.0)",
+            "        _row(model, {enter: 1.0}, [(mode, -1.0), (found.mode, 1.0)], low=-1.0)",
+            BACKWARD,
+        ),
+        Mutant(
+            "lower/cotangents.py",
+            "found[ties.value[value]].wanted.add(0)",
+            "found[ties.value[value]].wanted.add(1)",
+            BACKWARD,
+        ),
+        Mutant("lower/decision.py", "return VARIED if key in chosen.leaves else WHOLE", "return WHOLE", BACKWARD),
+        Mutant("lower/lowering.py", 'gradient="sum" if varied else "own"', 'gradient="own"', BACKWARD),
+        Mutant("lower/lowering.py", 'kind=kind, gradient="first"', 'kind=kind, gradient="own"', BACKWARD),
+        Mutant("lower/lowering.py", '"shared" if decision', '"own" if decision', zoo_gradients("llama 1 kv-4")),
+        Mutant(
+            "lower/places.py",
+            "as_it_is = (value in self.read and source == WHOLE) or",
+            "as_it_is =",
+            zoo_gradients("bert-2"),
+        ),
+        Mutant("lower/apply.py", "    apply_gradients(model, plan, key)\n", "", BACKWARD),
+        Mutant("runtime/sites.py", '("all_reduce", True): "all_reduce",', "", TABLE),
+        Mutant("runtime/sites.py", '("all_gather", True): "reduce_scatter"', '("all_gather", True): "keep"', TABLE),
+        Mutant("runtime/sites.py", '("take", True): "embed"', '("take", True): "all_gather"', TABLE),
+        Mutant("runtime/sites.py", '("enter", True): "all_reduce",', "", TABLE),
+        Mutant("runtime/layout.py", "stop - start).zero_()", "stop - start)", COTANGENTS),
+        Mutant("runtime/cotangents.py", "total += x", "pass", COTANGENTS),
+        Mutant("runtime/cotangents.py", "torch.promote_types(x.dtype, torch.float32)", "x.dtype", COTANGENTS),
+        Mutant(
+            "proof/gradients.py",
+            "whole.items()}\n        found",
+            "whole.items() if 'slope' not in name}\n        found",
+            BACKWARD,
+        ),
+        Mutant("proof/gradients.py", "if abs(planned - observed) > 1e-6", "if abs(planned - observed) > 1e6", BACKWARD),
     ],
     "proof": [
         Mutant(

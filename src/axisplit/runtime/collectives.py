@@ -83,8 +83,7 @@ def _only_first(x: Tensor, site: str) -> Tensor:
 def _pad(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "pad")
     bound.count(0)
-    layout, rank = bound.the_layout, bound.group.rank
-    return layout.owners().pad(layout.take_owned(x, rank), rank)
+    return bound.the_layout.pad_owned(x, bound.group.rank)
 
 
 def _scale(x: Tensor, site: str) -> Tensor:

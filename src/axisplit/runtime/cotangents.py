@@ -72,11 +72,14 @@ def _reduce_scatter(x: Tensor, site: str) -> Tensor:
     layout, group = bound.the_layout, bound.group
     if bound.dropped:
         return layout.keep_owned(x, group.rank)
-    owners = layout.owners()
-    parts = [owners.take(x, rank) for rank in range(group.size)]
+    parts = [layout.owned_of(x, rank) for rank in range(group.size)]
     shapes = [list(parts[group.rank].shape)] * group.size
     total = sum_in_rank_order(group.all_to_all(parts, shapes, site, list(x.shape)))
-    return layout.take(owners.pad(total, group.rank), group.rank) if layout.is_shared else total
+    if not layout.is_shared:
+        return total
+    part = x.new_zeros(layout.local_shape(x.shape, group.rank))
+    layout.add_in(part, group.rank, layout.owners().ranges[group.rank], total)
+    return part
 
 
 def _sum_parts(x: Tensor, site: str) -> Tensor:

@@ -158,9 +158,26 @@ class Layout:
         >>> Layout(0, 4, (((0, 4),), ((0, 4),))).keep_owned(torch.ones(4), 1)
         tensor([0., 0., 1., 1.])
         """
+        part = self.take(x, rank)
+        outer, share = self.outer(part, rank), self.local_size(rank)
+        for start, stop in _inside(self.ranges[rank], _without(self.ranges[rank], self._owners.ranges[rank])):
+            _narrow(part, self.dim, outer, share, start, stop - start).zero_()
+        return part
+
+    def owned_of(self, x: Tensor, rank: int) -> Tensor:
+        """Of a whole tensor, what a rank owns; nothing, if others own all that it holds."""
+        return _take(x, self.dim, self.period, self._owners.ranges[rank])
+
+    def pad_owned(self, local: Tensor, rank: int) -> Tensor:
+        """The whole tensor with what the rank owns in its place, else zeros: over all ranks, each index once."""
         if self._owners is self:
-            return self.take(x, rank)
-        return self.take(self._owners.pad(self._owners.take(x, rank), rank), rank)
+            return self.pad(local, rank)
+        owned, outer = self._owners.ranges[rank], self.outer(local, rank)
+        whole = local.new_zeros(self.global_shape(local, rank))
+        for (start, stop), (first, _) in zip(owned, _inside(self.ranges[rank], owned), strict=True):
+            source = _narrow(local, self.dim, outer, self.local_size(rank), first, stop - start)
+            _narrow(whole, self.dim, outer, self.period, start, stop - start).copy_(source)
+        return whole
 
     def shared(self, rank: int, other: int) -> tuple[Range, ...]:
         """Indices of the period that both ranks hold."""
@@ -293,6 +310,18 @@ def _inside(held: Sequence[Range], wanted: Sequence[Range]) -> tuple[Range, ...]
         for (a, b), low in zip(held, _offsets(held), strict=True)
         if max(a, c) < min(b, d)
     )
+
+
+def _without(held: Sequence[Range], taken: Sequence[Range]) -> list[Range]:
+    """The indices of `held` that are in none of the sorted ranges `taken`."""
+    left: list[Range] = []
+    for start, stop in held:
+        for a, b in taken:
+            if start < b and a < stop:
+                _append(left, (start, max(start, a)))
+                start = min(stop, b)
+        _append(left, (start, stop))
+    return left
 
 
 def _with_dim(shape: Sequence[int], dim: int, size: int) -> list[int]:

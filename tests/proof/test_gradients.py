@@ -1,0 +1,107 @@
+"""Gradients in the verdict: right plans are equal, each thing that a plan can get wrong in backward is found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import axisplit
+from axisplit.errors import InputError, ProofError
+from axisplit.proof.gradients import measure_gradients
+
+
+class Block(nn.Module):
+    """A residual block whose slope every rank uses on its own part of the hidden axis, as a norm of queries is."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(48, 16)
+        self.slope, self.dropout = nn.Parameter(torch.tensor([1.5])), nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(self.dropout(torch.tanh(self.slope * self.up(self.norm(x)))))
+
+
+@pytest.fixture(scope="module")
+def block() -> tuple[nn.Module, tuple[torch.Tensor], axisplit.Plan]:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(Block(), Block()), (torch.randn(3, 5, 16),)
+    return model, inputs, axisplit.plan(model, inputs, ranks=3)
+
+
+def test_equal(block):
+    model, inputs, plan = block
+    verdict = axisplit.verify(model, inputs, plan, gradients=True)
+    assert verdict.equal
+    found = verdict.gradients
+    assert found.equal
+    assert found.control_caught
+    assert 0 < found.max_error <= found.bound
+    assert found.exact_error < 1e-13
+    assert set(found.control_errors) == {
+        "all_reduce at *.norm:output.0:enter@backward", "all_reduce at *.slope:gradient",
+    }  # fmt: skip
+    assert set(verdict.to_json()["gradients"]) == {
+        "equal", "max_error", "bound", "exact_error", "parameter", "control_caught",
+    }  # fmt: skip
+    assert "each collective of backward left out in turn: each is noticed" in str(verdict)
+    assert all(p.grad is None for p in model.parameters())
+    moved = sum(c.bytes for c in plan.collectives if c.phase == "backward")
+    assert max(found.comm_bytes) == pytest.approx(moved)
+
+
+def judged(model, inputs, plan):
+    return axisplit.verify(model, inputs, plan, gradients=True)
+
+
+def with_gradient(plan, name, gradient):
+    changed = tuple(replace(p, gradient=gradient) if p.name == name else p for p in plan.parameters)
+    return replace(plan, parameters=changed)
+
+
+def test_a_gradient_that_is_not_summed(block):
+    model, inputs, plan = block
+    slopes = [p for p in plan.parameters if "slope" in p.name]
+    assert [p.gradient for p in slopes] == ["sum", "sum"]
+    collectives = tuple(c for c in plan.collectives if "slope" not in c.where)
+    moved = [c for c in plan.collectives if "slope" in c.where]
+    forgotten = with_gradient(with_gradient(plan, "0.slope", "own"), "1.slope", "own")
+    assert sum(c.count for c in moved) == 2
+    verdict = judged(model, inputs, replace(forgotten, collectives=collectives))
+    assert not verdict.equal
+    assert verdict.max_error <= verdict.bound  # forward is right
+    assert verdict.gradients.parameter.endswith("slope")
+
+
+def test_bytes_that_were_not_planned(block):
+    model, inputs, plan = block
+    with pytest.raises(ProofError, match="the bytes that backward sent are not those planned"):
+        judged(model, inputs, with_gradient(plan, "0.slope", "own"))
+
+
+def test_a_bias_that_every_rank_would_learn(block):
+    model, inputs, plan = block
+    assert {p.gradient for p in plan.parameters if p.name.endswith("down.bias")} == {"first"}
+    verdict = judged(model, inputs, with_gradient(plan, "1.down.bias", "own"))
+    assert not verdict.equal
+    assert verdict.gradients.parameter == "1.down.bias"
+
+
+def test_dropout_is_refused(block):
+    _, inputs, _ = block
+    dropping = nn.Sequential(Block(0.5)).eval()
+    plan = axisplit.plan(dropping, inputs, ranks=2)
+    assert judged(dropping, inputs, plan).equal
+    with pytest.raises(InputError, match="gradients cannot be compared: two runs of the whole model differ"):
+        measure_gradients(dropping.train(), inputs, plan)
+
+
+def test_a_plan_without_backward(block):
+    model, inputs, plan = block
+    verdict = judged(model, inputs, replace(plan, no_backward="no place for a sum"))
+    assert verdict.could_not
+    assert verdict.to_json()["gradients"]["equal"] is None
+    assert "could not be derived: no place for a sum" in str(verdict)
