@@ -340,15 +340,14 @@ def _constraints(decision: Decision) -> tuple[str, ...]:
 
 
 def _tiers(lowered: Lowered) -> dict[str, str]:
-    """Module -> how its Python was made to run on parts."""
+    """Module -> how its Python was made to run on parts, the deepest change that was needed."""
     tiers: dict[str, str] = {program.module or "model": "captured" for program in lowered.captured}
     for edit in lowered.edits:
         tiers.setdefault(edit.module or "model", "attributes")
-    for place in lowered.places:
-        if place.where in ("result", "operand", "call"):
-            tiers.setdefault(place.module or "model", "expression")
-        else:
-            tiers.setdefault(place.module or "model", "native")
+    for places, tier in ((("result", "operand", "call"), "expression"), (("input", "output", "lookup"), "native")):
+        for place in lowered.places:
+            if place.where in places:
+                tiers.setdefault(place.module or "model", tier)
     return tiers
 
 
