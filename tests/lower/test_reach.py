@@ -227,3 +227,33 @@ def test_a_number_made_of_a_rewritten_attribute_is_seen():
     assert plan.edits == ()
     assert plan.tiers == {"model": "captured"}
     assert_equal_on_ranks(plan, model, torch.randn(3, 7, 32))
+
+
+class Unusual(nn.Module):
+    """Its methods do not call it `self`."""
+
+    def __init__(this) -> None:
+        super().__init__()
+        this.up, this.down = nn.Parameter(torch.randn(12, 47)), nn.Parameter(torch.randn(47, 12))
+
+    def forward(this, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(this.middle(x)) * 2 + x
+
+    def middle(this, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x @ this.up) @ this.down
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_whatever_self_is_called_and_whoever_asks(ranks):
+    torch.manual_seed(0)
+    model, inputs = Unusual(), (torch.randn(5, 12),)
+
+    def elsewhere() -> axisplit.Plan:
+        return axisplit.plan(model, inputs, ranks=ranks)
+
+    plan = elsewhere()
+    assert plan.choices == axisplit.plan(model, inputs, ranks=ranks).choices
+    assert plan.split_fraction == 1
+    verdict = axisplit.verify(model, inputs, plan, gradients=True)
+    assert verdict.equal
+    assert not verdict.could_not

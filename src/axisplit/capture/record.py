@@ -76,6 +76,7 @@ class Recorder:
         self.module_stack: list[str] = [""]
         self.call_integers: list[int] = []
         self.issue, self.order = 0, 0
+        self.caller: CodeType | None = None  # what calls the model: frames below it are nobody's model
         self._tracked: dict[int, _Tracked] = {}
         self._versions: dict[int, int] = {}
         self._sharing: dict[int, list[torch.Tensor]] = {}
@@ -274,12 +275,14 @@ class Recorder:
         """The model's own Python frames, from the op outwards to the method that the innermost module was called by."""
         frames: list[Frame] = []
         frame, inside = sys._getframe(1), False
-        while frame is not None and len(frames) < 12:
-            if not _is_machinery(frame.f_code):
-                is_module = isinstance(frame.f_locals.get("self"), torch.nn.Module)
+        while frame is not None and len(frames) < 12 and frame.f_code is not self.caller:
+            code = frame.f_code
+            if not _is_machinery(code):
+                first = code.co_varnames[0] if code.co_argcount else ""  # `self`, whatever its name
+                is_module = isinstance(frame.f_locals.get(first), torch.nn.Module)
                 inside = inside or is_module
-                frames.append(Frame(frame.f_code, frame.f_lasti // 2, self.module_stack[-1] if is_module else None))
-            elif inside and frame.f_code.co_filename.endswith("nn/modules/module.py"):
+                frames.append(Frame(code, frame.f_lasti // 2, self.module_stack[-1] if is_module else None))
+            elif inside and code.co_filename.endswith("nn/modules/module.py"):
                 break
             frame = frame.f_back  # type: ignore[assignment]
         return tuple(frames)

@@ -225,6 +225,7 @@ def run_phases(
         called(args, kwargs)
         return result
 
+    recorder.caller = run.__code__
     outputs: list[tuple[str, int]] = []
     args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
     with mode or nullcontext(), quiet_shapes(), recorder.watch(model):

@@ -10,7 +10,7 @@ backward left out in turn.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -125,13 +125,15 @@ def measure_gradients(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Gra
             got="training mode with dropout" if model.training else "a model that draws random numbers",
             do="set dropout to 0, or call model.eval()",
         )
-    parts, sent = _on_ranks(model, inputs, plan, recorded)
+    parts, moved = _on_ranks(model, inputs, plan, recorded)
+    sent = [sum(sites.values()) for sites in moved]
     _check_bytes(plan, sent)
     errors, bounds = _errors(plan, whole, parts), _bounds(model, inputs, whole, recorded)
     nearest = max(errors, key=lambda name: (in_terms_of(errors[name], bounds[name]), errors[name]), default="")
     error, bound = errors.get(nearest, 0.0), bounds.get(nearest, 0.0)
     controls = {}
-    for name, sites in backward_collectives(plan).items():
+    called = set().union(*moved)  # those for inputs that need no gradient are not
+    for name, sites in backward_collectives(plan, called).items():
         missing = _errors(plan, whole, _on_ranks(model, inputs, plan, recorded, drop=sites)[0])
         most = max((in_terms_of(missing[n], bounds[n]) for n in missing), default=0.0)
         noticed = most > CONTROL_FACTOR
@@ -175,17 +177,17 @@ def _on_ranks(
     recorded: Recorded,
     drop: tuple[str, ...] = (),
     mode: Callable[[], Any] = nullcontext,
-) -> tuple[list[Outputs], list[float]]:
-    """(gradients on every simulated rank, bytes each sent in backward)."""
+) -> tuple[list[Outputs], list[dict[str, float]]]:
+    """(gradients, sites called in backward with the bytes sent there) of every simulated rank."""
     key = f"gradients-{plan.fingerprint}"
 
-    def rank(group: Group) -> tuple[Outputs, float]:
+    def rank(group: Group) -> tuple[Outputs, dict[str, float]]:
         part, context = make_rank(model, plan, group, key)
         try:
             context.drop(drop)
             with mode():
                 found = _pinned(part, inputs, recorded)
-            return found, sum(bound.comm_bytes for name, bound in context.bound.items() if is_backward(name))
+            return found, {name: sent for name, (_, sent) in context.counters.items() if is_backward(name)}
         finally:
             unregister(key)
 
@@ -223,12 +225,12 @@ def _bounds(model: torch.nn.Module, inputs: Inputs, whole: Outputs, recorded: Re
     return {name: SAFETY * move for name, move in _worst(moves).items()}
 
 
-def backward_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Collectives of backward by what they do and where, repeated blocks together: name -> sites."""
+def backward_collectives(plan: Plan, called: Container[str]) -> dict[str, tuple[str, ...]]:
+    """Collectives of backward that are called, by what they do and where, repeated blocks together: name -> sites."""
     found: dict[str, list[str]] = {}
     for site in sites_of(plan):
         twin = site if site.name.endswith(GRADIENT) else twin_of(site)
-        if twin is not None and twin.kind in DROPPABLE:
+        if twin is not None and twin.kind in DROPPABLE and twin.name in called:
             found.setdefault(f"{twin.kind} at {starred(twin.name)}", []).append(twin.name)
     return {name: tuple(sites) for name, sites in found.items()}
 
