@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,3 +125,9 @@ def outside_modes() -> Iterator[None]:
     dtype = torch.get_autocast_dtype(device) if device else None
     with torch.inference_mode(False), _disable_current_modes(), torch.autocast("cpu", dtype, enabled=bool(device)):
         yield
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Inside, what `torch.compile` wraps runs as it was written."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -16,6 +16,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -167,7 +168,9 @@ def _traced(value: Any, module: str, key: str, found: dict[Attribute, int], dept
 
 def is_plain_record(value: Any) -> bool:
     """Whether an attribute is a configuration-like object: plain fields, no tensors, not code."""
-    if isinstance(value, (torch.nn.Module, torch.Tensor, type)) or callable(value) or not hasattr(value, "__dict__"):
+    if isinstance(value, (torch.nn.Module, torch.Tensor, type, Enum, str, int, float)) or callable(value):
+        return False
+    if not hasattr(value, "__dict__"):
         return False
     fields = vars(value)
     return any(type(item) is int for item in fields.values()) and not any(

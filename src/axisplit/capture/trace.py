@@ -23,7 +23,7 @@ import torch
 from axisplit.capture.calls import CallText, is_state
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
-from axisplit.capture.modes import fake_mode, quiet_shapes
+from axisplit.capture.modes import fake_mode, quiet_shapes, uncompiled
 from axisplit.capture.provenance import Attribute, trace_attributes
 from axisplit.capture.record import Recorder, leaves
 from axisplit.errors import AxisplitError, CaptureError, InputError
@@ -228,7 +228,7 @@ def run_phases(
     recorder.caller = run.__code__
     outputs: list[tuple[str, int]] = []
     args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
-    with mode or nullcontext(), quiet_shapes(), recorder.watch(model):
+    with mode or nullcontext(), quiet_shapes(), uncompiled(), recorder.watch(model):
         for phase, result in phases(model, args, kwargs, run, only):
             outputs += [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
     return outputs

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from axisplit.capture.modes import uncompiled
 from axisplit.capture.record import leaves
 from axisplit.capture.trace import Inputs, normalize_inputs
 from axisplit.errors import InputError, ProofError
@@ -82,7 +83,7 @@ def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
     args, kwargs = normalize_inputs(inputs)
     before = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    with torch.enable_grad():
+    with torch.enable_grad(), uncompiled():
         scalar = _scalar(model(*args, **kwargs))
         if scalar is None:
             raise InputError("there are no gradients", where=type(model).__name__, needed="an output that needs one")

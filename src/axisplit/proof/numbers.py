@@ -31,6 +31,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from axisplit.capture.modes import uncompiled
 from axisplit.capture.record import leaves
 from axisplit.capture.trace import Inputs, normalize_inputs, phases
 from axisplit.lower.apply import make_rank
@@ -82,7 +83,7 @@ def run_all(
         with during(phase):
             return model(*args, **kwargs)
 
-    with torch.no_grad():
+    with torch.no_grad(), uncompiled():
         for phase, result in phases(model, args, kwargs, run, only):
             for path, tensor in leaves(result, _itself):
                 if tensor.is_floating_point():
