@@ -27,6 +27,7 @@ import torch
 from axisplit.axes.derive import Derived, derive_axes
 from axisplit.capture.calls import CallText, is_state, kind
 from axisplit.capture.graph import Graph
+from axisplit.capture.kept import forget
 from axisplit.capture.modes import outside_modes
 from axisplit.capture.randomness import why_random
 from axisplit.capture.record import Recorder
@@ -56,6 +57,7 @@ class Guard:
         self._skeleton = shadow_copy(
             model, lambda name, t: torch.empty(shapes[name], dtype=t.dtype, device="meta"), mode=None
         )
+        forget(self._skeleton, plan.states)
         self._text = CallText(model)
         self._plan = plan
         self.proved = set(plan.calls)

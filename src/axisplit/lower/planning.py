@@ -295,6 +295,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         calls=calls,
         warnings=tuple(warnings),
         no_backward=found.no_backward,
+        states=lowered.states,
     )
 
 
