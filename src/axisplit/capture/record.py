@@ -419,13 +419,14 @@ def _functional_form(op: Any) -> Any:
 
 
 def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expression], ...]:
-    """Which of an op's integers came from which of the caller's: same place where the counts agree, else same value
-    in the same order. A wrong match is harmless: the rewritten program is compared with the split one afterwards.
+    """Which of an op's integers came from which of the caller's: same place where all agree, else same value in the
+    same order (`x[:, 0] = start` makes a `select(x, 1, 0)`, where `start` is not). A wrong match of equal values gives
+    no wrong program, which is compared with the split one afterwards.
     """
     if not any(isinstance(number, TracedInt) for number in given):
         return ()
     wanted = list(flat_integers(arguments))
-    if len(wanted) == len(given):
+    if wanted == given:
         pairs = list(enumerate(given))
     else:
         pairs, start = [], 0
