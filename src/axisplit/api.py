@@ -94,7 +94,7 @@ def parallelize(
     """Make a model this rank's part, in place, and return it. Collective: every rank calls it with the same plan.
 
     Parameters keep their names and identities and become this rank's shards; floating-point outputs come back whole on
-    every rank, caches stay local. State that modules kept in attributes from earlier calls is forgotten, with a warning.
+    every rank, caches stay local. What modules kept in attributes from earlier calls is forgotten, with a warning.
 
     Args:
         mesh, group: where the ranks are; the world of torch.distributed if neither is given.
