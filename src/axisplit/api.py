@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from dataclasses import replace
 from itertools import count
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from axisplit.capture.kept import forget
 from axisplit.capture.trace import Inputs
-from axisplit.errors import InputError, PlanMismatchError
+from axisplit.errors import ForgottenStateWarning, InputError, PlanMismatchError
 from axisplit.lower.apply import install, take_shard
 from axisplit.lower.guard import Guard
 from axisplit.lower.planning import make_plan
@@ -92,7 +94,7 @@ def parallelize(
     """Make a model this rank's part, in place, and return it. Collective: every rank calls it with the same plan.
 
     Parameters keep their names and identities and become this rank's shards; floating-point outputs come back whole on
-    every rank, caches stay local.
+    every rank, caches stay local. What modules kept in attributes from earlier calls is forgotten, with a warning.
 
     Args:
         mesh, group: where the ranks are; the world of torch.distributed if neither is given.
@@ -113,6 +115,10 @@ def bind(model: torch.nn.Module, plan: Plan, group: Group) -> CollectiveContext:
     the plan was proved for are proved when they come, or refused.
     """
     guard = Guard(model, plan)
+    forgotten = forget(model, plan.states)
+    if forgotten:
+        text = f"state that modules kept from earlier calls of the whole model is forgotten: {', '.join(forgotten)}"
+        warnings.warn(text, ForgottenStateWarning, stacklevel=3)
     key = f"{plan.fingerprint}-{next(_numbers)}"
     context = install(model, plan, group, key)
     guard.attach(model)

@@ -11,6 +11,7 @@
     └── ProofError           the proof failed, or could not be made
 
     UnprovedCallWarning      a call of a parallelized model whose program could not be traced, hence not proved
+    ForgottenStateWarning    a module had kept state of an earlier call of the whole model; its part begins without
 
 Each says what, where, got, needed and what to do; all offenders at once. Our own invariants are `assert`s.
 """
@@ -117,6 +118,10 @@ class CollectiveError(AxisplitError):
 
 class ProofError(AxisplitError):
     """The proof failed, or could not be made."""
+
+
+class ForgottenStateWarning(UserWarning):
+    """Modules had kept state of an earlier call of the whole model; their parts begin without."""
 
 
 class UnprovedCallWarning(UserWarning):

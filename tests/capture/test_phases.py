@@ -39,6 +39,22 @@ def test_two_attributes_of_one_value_stay_apart():
     assert sorted(split.values()) == ["head_dim*kv_heads", "head_dim*kv_heads", "head_dim*num_heads"]
 
 
+class Starts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = 2
+
+    def forward(self, x):
+        y = x.clone()
+        y[:, 0] = self.start
+        return y
+
+
+def test_what_is_assigned_is_no_index():
+    """`select(y, 1, 0)` has two integers, as the assignment has, but neither is what is assigned."""
+    assert traced(capture(Starts(), (torch.zeros(2, 5),)).graph, "select") == [{}]
+
+
 def test_arithmetic_keeps_the_expression():
     heads, width = Attribute("attention", "heads"), Attribute("attention", "width")
     a, b = TracedInt(4, heads), TracedInt(64, width)

@@ -130,6 +130,21 @@ def test_a_model_is_left_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+class Generates(nn.Module):
+    """Issues its ops inside a call of a built-in, which Python does in another instruction once it is warm."""
+
+    def forward(self, x):
+        return sum(tuple(x * scale for scale in (1, 2, 3)))
+
+
+def test_places_do_not_depend_on_how_often_the_python_has_run():
+    model, x = Generates(), torch.randn(4)
+    before = [node.frames for node in capture(model, (x,)).graph.nodes]
+    for _ in range(50):
+        model(x)
+    assert [node.frames for node in capture(model, (x,)).graph.nodes] == before
+
+
 def test_parameters_need_no_data():
     with torch.device("meta"):
         model = Attention(4096, 32)

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 import axisplit
+from axisplit.api import bind
 from axisplit.capture.calls import CallText
 from axisplit.capture.trace import normalize_inputs
-from axisplit.errors import ProofError, UnprovedCallWarning
+from axisplit.errors import ForgottenStateWarning, ProofError, UnprovedCallWarning
 from axisplit.lower.apply import make_rank
 from axisplit.lower.guard import Guard
-from axisplit.runtime.groups import Group
+from axisplit.runtime.groups import FakeGroup, Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import unregister
 from lower.test_edits import planned
@@ -207,6 +208,36 @@ def test_dropout_that_was_off_is_refused():
     assert on_guarded_ranks(plan, model, lambda part, _: refusal(part, x, "noisy")) == ["not refused"] * 3
     texts = on_guarded_ranks(plan, model, lambda part, _: refusal(part.train(), x, "noisy"))
     assert "aten.dropout.default in the model draws numbers, which differ from rank to rank" in texts[1]
+
+
+class Continues(Mlp):
+    """Keeps its last hidden state in an attribute, of the whole width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor, begin: bool = True) -> torch.Tensor:
+        hidden = self.up(x).relu()
+        if begin or self.state is None:
+            self.state = torch.zeros_like(hidden)
+        self.state = self.state * 0.5 + hidden
+        return self.down(self.state)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_state_that_a_module_kept_from_the_whole_model_is_forgotten(used):
+    model, x = perturb(Continues()), torch.randn(3, 16)
+    plan = axisplit.plan(model, (x,), ranks=3)
+    whole = [y.detach() for y in (model(x), model(x, False), model(2 * x, False))]
+    if used:  # by a call that does not read what is there
+        plan = axisplit.plan(model, (x,), ranks=3)
+    assert plan.states == ("state",)
+    parts = on_guarded_ranks(plan, model, lambda part, _: [part(x, False), part(x, False), part(2 * x, False)])
+    assert all(torch.allclose(y, wanted, atol=1e-5) for ys in parts for y, wanted in zip(ys, whole, strict=True))
+    with pytest.warns(ForgottenStateWarning, match="is forgotten: state"):
+        bind(model, plan, FakeGroup(0, 3))
+    assert model.state is None
 
 
 def test_python_that_looks_at_values_is_warned_of_once():

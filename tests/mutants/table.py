@@ -35,6 +35,9 @@ TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
+WARM = ("tests/capture/test_record.py", "-k", "how_often")
+DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
+STATES = ("tests/lower/test_guard.py", "-k", "forgotten")
 
 
 def zoo(*names: str) -> tuple[str, ...]:
@@ -75,6 +78,11 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("capture/provenance.py", "    copied = shallow_copy(holder)\n", "    copied = holder\n", PHASES),
         Mutant("capture/trace.py", "found = [] if fake else", "found = [] if True else", PHASES),
+        Mutant("capture/record.py", "    if wanted == given:\n", "    if len(wanted) == len(given):\n", PHASES),
+        Mutant("capture/record.py", "return index + 2 if frame", "return index if frame", WARM),
+        Mutant("capture/randomness.py", "if reaching.intersection(node.outputs):", "if True:", DRAWS),
+        Mutant("proof/numbers.py", "= tensor.clone()", "= tensor", DRAWS),
+        Mutant("lower/apply.py", "    forget(model, plan.states)\n", "", STATES),
     ],
     "lower": [
         Mutant(

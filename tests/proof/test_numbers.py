@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import axisplit
-from axisplit.proof.numbers import CONTROL_FACTOR, Numbers, Perturbed, difference, distinct_collectives
+from axisplit.proof.numbers import CONTROL_FACTOR, Numbers, Perturbed, difference, distinct_collectives, run_all
 from models_zoo.equality import tensors
 from models_zoo.tiny import ZOO, build
 
@@ -76,3 +77,42 @@ def test_one_control_for_all_repeated_blocks():
     assert sum(len(sites) for sites in found.values()) == sum(
         s.kind in ("all_reduce", "all_gather") for p in plan.places for s in p.steps
     )
+
+
+class Remembers(nn.Module):
+    """Continues from a list of tensors that it returned, and writes to it."""
+
+    def can_generate(self) -> bool:
+        return True
+
+    def forward(self, input_ids, state=None, use_cache=True):
+        state = [torch.zeros(())] if state is None else state
+        state[0] += 1
+        return {"state": state}
+
+
+def test_an_output_is_kept_as_it_was_returned():
+    outputs = run_all(Remembers(), {"input_ids": torch.randint(16, (2, 5))})
+    assert outputs == {"prefill:state.0": torch.tensor(1.0), "decode:state.0": torch.tensor(2.0)}
+
+
+class Noisy(nn.Module):
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.used, self.up, self.down = used, nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x):
+        hidden = self.up(x).relu()
+        noise = torch.rand(hidden.shape[-1])
+        return self.down(hidden * noise if self.used else hidden)
+
+
+def test_a_model_that_draws_is_not_compared():
+    x = torch.randn(3, 8)
+    plan = axisplit.plan(Noisy(used=True), (x,), ranks=2)
+    assert plan.warnings == ("aten.rand.default in the model draws numbers, which differ from rank to rank",)
+    assert plan.calls == ()
+    with pytest.raises(axisplit.errors.InputError, match=r"draws random numbers[\s\S]*aten\.rand\.default in forward"):
+        axisplit.verify(Noisy(used=True), (x,), plan)
+    idle = Noisy(used=False)
+    assert axisplit.verify(idle, (x,), axisplit.plan(idle, (x,), ranks=2)).equal

@@ -11,11 +11,12 @@ kernels. In-place ops are made functional while recording:
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -281,7 +282,7 @@ class Recorder:
                 first = code.co_varnames[0] if code.co_argcount else ""  # `self`, whatever its name
                 is_module = isinstance(frame.f_locals.get(first), torch.nn.Module)
                 inside = inside or is_module
-                frames.append(Frame(code, frame.f_lasti // 2, self.module_stack[-1] if is_module else None))
+                frames.append(Frame(code, _instruction(frame), self.module_stack[-1] if is_module else None))
             elif inside and code.co_filename.endswith("nn/modules/module.py"):
                 break
             frame = frame.f_back  # type: ignore[assignment]
@@ -418,13 +419,14 @@ def _functional_form(op: Any) -> Any:
 
 
 def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expression], ...]:
-    """Which of an op's integers came from which of the caller's: same place where the counts agree, else same value
-    in the same order. A wrong match is harmless: the rewritten program is compared with the split one afterwards.
+    """Which of an op's integers came from which of the caller's: same place where all agree, else same value in the
+    same order (`x[:, 0] = start` makes a `select(x, 1, 0)`, where `start` is not). A wrong match of equal values gives
+    no wrong program, which is compared with the split one afterwards.
     """
     if not any(isinstance(number, TracedInt) for number in given):
         return ()
     wanted = list(flat_integers(arguments))
-    if len(wanted) == len(given):
+    if wanted == given:
         pairs = list(enumerate(given))
     else:
         pairs, start = [], 0
@@ -449,6 +451,17 @@ def leaves(tree: Any, value_of: Callable[[torch.Tensor], T], prefix: str = "") -
     elif isinstance(tree, dict):
         for key, item in tree.items():
             yield from leaves(item, value_of, f"{prefix}.{key}" if prefix else str(key))
+
+
+_PRECALL = dis.opmap.get("PRECALL", -1)  # Python 3.11
+
+
+def _instruction(frame: FrameType) -> int:
+    """Index of the instruction that a frame is at. Once `tuple(…)` and the like have run a few times, Python 3.11 does
+    the call in the PRECALL, two units (it has a cache behind it) before the CALL: both are the CALL here.
+    """
+    index = frame.f_lasti // 2
+    return index + 2 if frame.f_code.co_code[2 * index] == _PRECALL else index
 
 
 _MACHINERY: dict[CodeType, bool] = {}

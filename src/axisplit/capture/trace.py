@@ -23,6 +23,7 @@ import torch
 from axisplit.capture.calls import CallText, is_state
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
+from axisplit.capture.kept import attributes_of, forget, states_kept
 from axisplit.capture.modes import fake_mode, quiet_shapes, uncompiled
 from axisplit.capture.provenance import Attribute, trace_attributes
 from axisplit.capture.record import Recorder, leaves
@@ -41,6 +42,7 @@ class Captured:
     model: torch.nn.Module  # the copy that was traced, folded as `folds` says
     folds: tuple[Fold, ...] = ()
     calls: tuple[str, ...] = ()  # texts of the calls that were traced (see `capture.calls`)
+    states: tuple[str, ...] = ()  # attributes in which modules keep state (see `capture.kept`)
 
 
 def normalize_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -137,7 +139,7 @@ def _capture(
 ) -> Captured:
     mode = fake_mode() if fake else None
     copied = shadow_copy(model, (lambda _, t: t) if mode is None else (lambda _, t: imitate(t)), mode, folds)
-    attributes = trace_attributes(copied)
+    attributes, before = trace_attributes(copied), attributes_of(copied)
     recorder, text, calls = Recorder(), CallText(model), list[str]()
     outputs = run_phases(
         copied, inputs, recorder, mode, only, lambda args, kwargs: calls.append(text.of(args, kwargs, model.training))
@@ -155,7 +157,9 @@ def _capture(
         uses=build_uses(tuple(recording.nodes)),
     )
     check_graph(graph)
-    return Captured(graph, attributes, fake, copied, folds, tuple(dict.fromkeys(calls)))
+    states = states_kept(before, copied, recorder)
+    forget(copied, states)
+    return Captured(graph, attributes, fake, copied, folds, tuple(dict.fromkeys(calls)), states)
 
 
 def _assumed(fake: bool, recorder: Recorder, model: torch.nn.Module) -> tuple[str, ...]:
@@ -192,6 +196,8 @@ def shadow_copy(
             if isinstance(tensor, torch.nn.Parameter):
                 made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = made
+    # state that a module kept knows what it was computed from, which `deepcopy` refuses
+    memo |= {id(x): x.detach().clone() for x in attributes_of(model).values() if x is not None and not x.is_leaf}
     copied = copy.deepcopy(model, memo)
     close_gaps(copied, folds)
     return copied

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from axisplit.capture.kept import forget
 from axisplit.capture.provenance import Attribute, set_attribute
 from axisplit.capture.trace import shadow_copy
 from axisplit.lower.captured import install_captured
@@ -38,6 +39,8 @@ class Installable(Protocol):
     def edits(self) -> tuple[EditPlan, ...]: ...
     @property
     def captured(self) -> tuple[CapturedPlan, ...]: ...
+    @property
+    def states(self) -> tuple[str, ...]: ...
 
 
 Step = Callable[[torch.Tensor], torch.Tensor]
@@ -147,6 +150,7 @@ def make_rank(
 
 def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -> CollectiveContext:
     """Edits and places on a module that already holds the rank's shards."""
+    forget(model, plan.states)
     apply_edits(model, plan, group.rank)
     apply_captured(model, plan, group.rank, key)
     apply_places(model, plan, key)

@@ -26,8 +26,10 @@ import torch
 
 from axisplit.axes.derive import Derived, derive_axes
 from axisplit.capture.calls import CallText, is_state, kind
-from axisplit.capture.graph import Graph, Node
+from axisplit.capture.graph import Graph
+from axisplit.capture.kept import forget
 from axisplit.capture.modes import outside_modes
+from axisplit.capture.randomness import why_random
 from axisplit.capture.record import Recorder
 from axisplit.capture.trace import Captured, capture, shadow_copy
 from axisplit.errors import AxisplitError, CaptureError, InputError, LoweringError, ProofError, UnprovedCallWarning
@@ -55,6 +57,7 @@ class Guard:
         self._skeleton = shadow_copy(
             model, lambda name, t: torch.empty(shapes[name], dtype=t.dtype, device="meta"), mode=None
         )
+        forget(self._skeleton, plan.states)
         self._text = CallText(model)
         self._plan = plan
         self.proved = set(plan.calls)
@@ -137,9 +140,9 @@ class Guard:
 
     def _mismatch(self, captured: Captured, arguments: Arguments) -> str:
         """Trace every kind of rank and match them with the whole program."""
-        random = next((node for node in captured.graph.nodes if draws(node)), None)
-        if random is not None:
-            return f"{random.name} in {random.module or 'the model'} draws numbers, which differ from rank to rank"
+        random = why_random(captured.graph)
+        if random:
+            return random
         derived = derive_axes(captured.graph)
         lowered = refold(self._plan, captured.folds)
         traces: dict[int, Graph] = {}
@@ -178,17 +181,6 @@ def _warning(call: str, error: Exception) -> str:
 def _parts(derived: Derived, ranks: int) -> Parts:
     ties = find_ties(derived)
     return Parts(Search(derived, ties, ranks, find_splits(derived, ties, ranks, uneven=True) if ranks > 1 else {}))
-
-
-def draws(node: Node) -> bool:
-    """Whether an op draws random numbers here: dropout that is off does not."""
-    if torch.Tag.nondeterministic_seeded not in node.op.tags:
-        return False
-    schema = node.op._schema.arguments
-    given = {**{a.name: v for a, v in zip(schema, node.args, strict=False)}, **node.kwargs}
-    defaults = {a.name: a.default_value for a in schema if a.has_default_value()}
-    switches = [{**defaults, **given}.get(a.name) for a in schema if a.name in ("train", "p", "dropout_p")]
-    return not switches or all(switches)
 
 
 def _with_and_without_mask(given: Arguments) -> Iterator[Arguments]:

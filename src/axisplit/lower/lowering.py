@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from axisplit.capture.graph import Frame, Graph, build_uses
+from axisplit.capture.kept import forget
 from axisplit.capture.modes import fake_mode
 from axisplit.capture.provenance import Attribute
 from axisplit.capture.record import Recorder
@@ -48,6 +49,7 @@ class Lowered:
     captured: tuple[CapturedPlan, ...] = ()
     converted: Mapping[str, set[tuple[int, str, str]]] = field(default_factory=dict)
     """Site -> (value, state it is made in, state it is converted to): what the collectives are called with."""
+    states: tuple[str, ...] = ()
 
 
 def ways_in(model: torch.nn.Module) -> WayTo:
@@ -93,7 +95,9 @@ def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal
         for module in sorted(decision.captured)
         for program in capture_module(decision, model, module, finder.arriving, finder.steps)
     )
-    found = Lowered(decision.num_ranks, parameters, tied, planned, edits, captured_modules, finder.converted)
+    found = Lowered(
+        decision.num_ranks, parameters, tied, planned, edits, captured_modules, finder.converted, captured.states
+    )
     return found, refusals
 
 
@@ -253,6 +257,7 @@ def trace_rank(
 
     local_model = shadow_copy(model, convert, mode, captured.folds)
     key = "proof"  # alike on all ranks
+    forget(local_model, plan.states)
     apply_edits(local_model, plan, rank)
     apply_captured(local_model, plan, rank, key)
     apply_places(local_model, plan, key)

@@ -12,6 +12,7 @@ import torch
 
 from axisplit.axes.derive import derive_axes
 from axisplit.capture.fold import count_of
+from axisplit.capture.randomness import why_random
 from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
 from axisplit.lower.blame import blame, give_up_modules
@@ -265,6 +266,8 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
     optimal, bound = is_optimal(found), found.first.solution.bound
     split = any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1
     warnings = [] if split else ["nothing to split: the model runs whole on every rank"]
+    random = why_random(graph) if decision.num_ranks > 1 else ""
+    warnings, calls = ([*warnings, random], ()) if random else (warnings, captured.calls)
     return Plan(
         model=name,
         ranks=decision.num_ranks,
@@ -288,18 +291,19 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         assumed=graph.assumed
         + _folded(captured)
         + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
-        domain=_domain(captured),
-        calls=captured.calls,
+        domain=_domain(captured, calls),
+        calls=calls,
         warnings=tuple(warnings),
         no_backward=found.no_backward,
+        states=lowered.states,
     )
 
 
-def _domain(captured: Captured) -> tuple[str, ...]:
+def _domain(captured: Captured, calls: tuple[str, ...]) -> tuple[str, ...]:
     """What the proof holds for, in words."""
     return (
         f"phases: {', '.join(captured.graph.phases)}",
-        *(f"call: {call}" for call in captured.calls),
+        *(f"call: {call}" for call in calls),
         "other calls are proved when they come, or refused",
     )
 

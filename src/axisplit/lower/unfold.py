@@ -32,6 +32,7 @@ def unfold(lowered: Lowered, folds: tuple[Fold, ...]) -> Lowered:
         tuple(_place(p, m, p.module) for p in lowered.places for m in each(p.module)),
         tuple(replace(e, module=m) for e in lowered.edits for m in each(e.module)),
         tuple(_captured(c, m, c.module) for c in lowered.captured for m in each(c.module)),
+        states=tuple(name for state in lowered.states for name in each(state)),
     )
 
 
@@ -54,6 +55,7 @@ def refold(plan: Plan, folds: tuple[Fold, ...]) -> Lowered:
         tuple(_place(p, name, p.module) for p in plan.places if (name := one(p.module)) is not None),
         tuple(replace(e, module=name) for e in plan.edits if (name := one(e.module)) is not None),
         tuple(_captured(c, name, c.module) for c in plan.captured if (name := one(c.module)) is not None),
+        states=tuple(name for state in plan.states if (name := one(state)) is not None),
     )
 
 

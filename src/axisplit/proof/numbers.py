@@ -75,7 +75,9 @@ def run_all(
     only: tuple[str, ...] = (),
     during: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> Outputs:
-    """Every floating-point output of the given phases, or of all that run, each inside `during(phase)`."""
+    """Every floating-point output of the given phases, or of all that run, each inside `during(phase)`. Copies: a state
+    that one phase returns the next may write to.
+    """
     found: Outputs = {}
     args, kwargs = normalize_inputs(inputs)
 
@@ -87,7 +89,7 @@ def run_all(
         for phase, result in phases(model, args, kwargs, run, only):
             for path, tensor in leaves(result, _itself):
                 if tensor.is_floating_point():
-                    found[f"{phase}:{path}"] = tensor
+                    found[f"{phase}:{path}"] = tensor.clone()
     return found
 
 

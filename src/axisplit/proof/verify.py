@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from axisplit.capture.graph import Graph
+from axisplit.capture.randomness import random_op
 from axisplit.capture.trace import Inputs, capture
-from axisplit.errors import ProofError
+from axisplit.errors import InputError, ProofError
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, plan_parameters, prove_programs
 from axisplit.lower.planning import decision_of
@@ -81,10 +83,12 @@ class Verdict:
 def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
     """Prove a plan on a model.
 
-    Raises: PlanMismatchError if the plan is not for this model; ProofError if the whole model itself does not run.
+    Raises: PlanMismatchError if the plan is not for this model; InputError if the model draws random numbers;
+        ProofError if the whole model itself does not run.
     """
     captured = capture(model, inputs)
     decision = decision_of(plan, captured)
+    check_draws_nothing(captured.graph, plan)
     lowered = refold(plan, captured.folds)
     mismatches = (*misheld(decision, lowered), *prove_programs(decision, lowered, captured, model, inputs))
     laws = decision.search.derived.laws
@@ -114,6 +118,19 @@ def with_gradients(verdict: Verdict, model: torch.nn.Module, inputs: Inputs, pla
         return replace(verdict, no_gradients=plan.no_backward)
     found = measure_gradients(model, inputs, plan)
     return replace(verdict, equal=verdict.equal and found.equal, gradients=found)
+
+
+def check_draws_nothing(graph: Graph, plan: Plan) -> None:
+    """Raise InputError where a comparison would say nothing: the model draws random numbers that its outputs show."""
+    random = random_op(graph)
+    if random is not None and plan.ranks > 1:
+        raise InputError(
+            "runs cannot be compared: the model draws random numbers",
+            where=random.module or plan.model,
+            got=f"{random.name} in {random.phase}, whose numbers differ from run to run and from rank to rank",
+            needed="outputs that depend on nothing but the inputs",
+            do="set dropout to 0 or call model.eval(), or pass what is drawn as an input",
+        )
 
 
 def misheld(decision: Decision, plan: Lowered) -> list[Mismatch]:

@@ -154,6 +154,7 @@ class Plan:
     schema_version: int = SCHEMA_VERSION
     warnings: tuple[str, ...] = field(default=())
     no_backward: str = ""  # why gradients could not be derived; "" where they are
+    states: tuple[str, ...] = ()  # attributes in which modules keep state; parts begin without
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -266,6 +267,7 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         made["axes"] = tuple(AxisPlan(**_tuples(a)) for a in data["axes"])
         for name in ("constraints", "excluded", "assumed", "domain", "calls", "warnings"):
             made[name] = tuple(data[name])
+        made["states"] = tuple(data.get("states", ()))
         return Plan(**made)
     except (KeyError, TypeError) as error:
         raise InputError(
