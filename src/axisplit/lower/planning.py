@@ -287,7 +287,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         excluded=found.excluded,
         assumed=graph.assumed
         + _folded(captured)
-        + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
+        + tuple(sorted({law.assumption for law in decision.search.derived.laws if law.assumption})),
         domain=_domain(captured),
         calls=captured.calls,
         warnings=tuple(warnings),
