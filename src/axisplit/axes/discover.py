@@ -253,7 +253,7 @@ class Search:
         sizes = self._sizes(letters)
         pattern = Pattern(operands, tuple(map(tuple, outputs)), (), linear, added, sizes)
         whole = [dims for dims in self.classes if dims[0] not in letters]
-        reason = "; ".join(f"operand {d[0][0]} dim {d[0][1]}: {reasons[d]}" for d in whole)
+        reason = _grouped([(*dims[0], reasons[dims]) for dims in whole])
         return _Result(pattern, reason, len(letters) + len(linear), not whole, self.own_sizes)
 
     def _passing(
@@ -310,6 +310,14 @@ class Search:
     def _all(self, claim: Any) -> str:
         """What is wrong with a claim in any trial; "" if it holds in all."""
         return next((wrong for wrong in map(claim, self.trials) if wrong), "")
+
+
+def _grouped(reasons: Sequence[tuple[int, int, str]]) -> str:
+    """(operand, dim, why) in words, each reason once."""
+    found: dict[str, list[str]] = {}
+    for operand, dim, why in reasons:
+        found.setdefault(why, []).append(f"dim {dim} of operand {operand}")
+    return "; ".join(f"{', '.join(dims)}: {why}" for why, dims in found.items())
 
 
 def _count(shape: Shape) -> int:
