@@ -34,6 +34,7 @@ COTANGENTS = ("tests/runtime/test_cotangents.py",)
 TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
+DISCOVER = ("tests/axes/test_discover.py",)
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 
 

@@ -15,7 +15,7 @@ from axisplit.capture.graph import Node
 def failed_claims(node: Node, shapes: tuple[Shape, ...], dtypes: tuple[Any, ...], pattern: Pattern) -> list[str]:
     """What an expanded pattern claims of an op and is not so, in words; nothing if all claims hold.
 
-    Raises: CannotTry if the op is not to be run, or does not run on small operands on the CPU.
+    Raises: CannotTry if the op is not to be run, or does not run on small operands on the CPU; Refused.
     """
     refusal = why_not_run(node.op)
     if refusal:

@@ -19,20 +19,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice, product
+from threading import Lock
 from typing import Any
 
 from axisplit.axes.law import Law, NodeView, unknown
 from axisplit.axes.pattern import WHOLE_DIM, Pattern, Term, law_of, misfit
 from axisplit.axes.remember import Finding, recall, remember
-from axisplit.axes.trial import Budget, CannotTry, OpCall, Position, Shape, Trial
+from axisplit.axes.trial import Budget, CannotTry, OpCall, Position, Refused, Shape, Trial
 from axisplit.capture.apart import apart, checks_shapes, why_not_run
 from axisplit.capture.graph import Node
 
 TIME_LIMIT_S = 10.0
-LARGEST_TRIAL = 2**16  # elements of an operand, where only the node's own sizes will do
+LARGEST_TRIAL = 2**18  # elements of an operand
 SMALL_SIZES = (4, 6, 10, 14, 22, 26, 34, 38)  # even, as many ops want; none a multiple of another but of the 2
 READINGS = 8  # of integer arguments that equal a dim's size
 
+_one_at_a_time = Lock()  # simulated ranks are threads, and a trial watches the random state
 Class = tuple[Position, ...]
 Reading = dict[int, tuple[Position | None, ...]]
 
@@ -56,10 +58,11 @@ def find(node: Node, shapes: tuple[Shape, ...], dtypes: tuple[Any, ...]) -> Find
     """What trials say about one kind of call; tried when it is first asked for."""
     key = kind_of_call(node, shapes, dtypes)
     exactly = f"{key} {shapes}"
-    found = recall(node.op, key) or recall(node.op, exactly)
-    if found is None:
-        found, general = _try(node, shapes, dtypes)
-        remember(node.op, key if general else exactly, found)
+    with _one_at_a_time:
+        found = recall(node.op, key) or recall(node.op, exactly)
+        if found is None:
+            found, general = _try(node, shapes, dtypes)
+            remember(node.op, key if general else exactly, found)
     return found
 
 
@@ -105,7 +108,7 @@ def _try(node: Node, shapes: tuple[Shape, ...], dtypes: tuple[Any, ...]) -> tupl
         for reading in _readings(node, shapes):
             try:
                 found = Search(OpCall(node, dtypes, budget, reading), shapes).result()
-            except CannotTry as error:
+            except (CannotTry, Refused) as error:
                 reason = reason or str(error)
                 continue
             general = general and not found.own_sizes
@@ -170,7 +173,7 @@ class Search:
         self.own_sizes = False
 
     def result(self) -> _Result:
-        """Raises: CannotTry."""
+        """Raises: CannotTry, Refused."""
         shapes = self.runnable()
         if checks_shapes(self.call.node.op):
             self.classes = [part for whole in self.classes for part in self._refined(shapes, whole)]
@@ -188,7 +191,7 @@ class Search:
             raise CannotTry("its operands have too many dims")
         own = [self.given[c[0][0]][c[0][1]] for c in self.classes]
         ranked = {size: 4 * 2**rank for rank, size in enumerate(sorted(own))}
-        error = ""
+        error = "they would be too large"
         for sizes in (list(SMALL_SIZES[: len(own)]), [ranked[size] for size in own], own):
             shapes = self._shapes(self.given, dict(zip(self.classes, sizes, strict=True)))
             if max(map(_count, shapes), default=0) > LARGEST_TRIAL:
@@ -203,10 +206,8 @@ class Search:
         """Why the op does not run on operands of some shapes; "" if it does."""
         try:
             assert Trial(self.call, shapes).wholes
-        except CannotTry:
-            raise
-        except Exception as error:  # anything: it is the op's own
-            return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:160]
+        except Refused as error:
+            return str(error)
         return ""
 
     def _shapes(self, shapes: tuple[Shape, ...], sizes: Mapping[Class, int]) -> tuple[Shape, ...]:

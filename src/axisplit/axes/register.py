@@ -11,7 +11,7 @@ import torch
 from axisplit.axes.check import failed_claims
 from axisplit.axes.law import Law, NodeView, find_rule
 from axisplit.axes.pattern import WHOLE_DIM, Pattern, Term, expand, law_of, misfit, parse
-from axisplit.axes.trial import CannotTry
+from axisplit.axes.trial import CannotTry, Refused
 from axisplit.errors import InputError
 
 
@@ -111,7 +111,7 @@ def _check(rule: _Stated, pattern: Pattern, view: NodeView, shapes: tuple[tuple[
         return
     try:
         wrong = failed_claims(view.node, shapes, view.dtypes(), pattern)
-    except CannotTry as error:
+    except (CannotTry, Refused) as error:
         raise InputError(
             f"the registered rule of {_name(view.node.op)} cannot be checked",
             got=str(error),

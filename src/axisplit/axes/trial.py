@@ -38,6 +38,10 @@ class CannotTry(Exception):
     """Why an op cannot be tried, in words."""
 
 
+class Refused(Exception):
+    """The op's own error on operands that it was given, in words."""
+
+
 @dataclass
 class Budget:
     """Seconds that trials may take, counted from the first."""
@@ -62,14 +66,17 @@ class OpCall:
     sizes: Mapping[int, Sequence[Position | None]] = field(default_factory=dict)
 
     def __call__(self, operands: Sequence[Tensor], exact: bool = True) -> tuple[Tensor, ...]:
-        """Raises: whatever the op raises; CannotTry if it takes too long or returns something else than tensors."""
+        """Raises: Refused if the op fails; CannotTry if it takes too long or returns something else than tensors."""
         self.budget.check()
         args, waiting = list(self.node.args), iter(operands)
         for position, places in self.sizes.items():
             args[position] = _resized(args[position], places, operands)
         given = replace_refs((tuple(args), self.node.kwargs), lambda _: next(waiting))
         positional, keywords = _plain(given, exact)
-        result = self.node.op(*positional, **keywords)
+        try:
+            result = self.node.op(*positional, **keywords)
+        except Exception as error:  # whatever it is, it is the op's answer to these operands
+            raise Refused(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:160]) from error
         found = tuple(result) if isinstance(result, (tuple, list)) else (result,)
         if not found or not all(isinstance(tensor, Tensor) for tensor in found):
             raise CannotTry("it returns something else than tensors")
@@ -140,7 +147,7 @@ class Trial:
 
     @cached_property
     def wholes(self) -> list[tuple[list[Tensor], tuple[Tensor, ...], bool]]:
-        """(operands, results, whether they are exact). Raises: whatever the op raises; CannotTry."""
+        """(operands, results, whether they are exact). Raises: Refused, CannotTry."""
         found = []
         modes = [True, False] if self.call.rounded else [True]
         for fill in range(self.fills):
@@ -149,7 +156,7 @@ class Trial:
         return found
 
     def check_function(self) -> None:
-        """Raises: CannotTry if the op is not a function of its operands, or shows nothing on them."""
+        """Raises: CannotTry if the op is not a function of its operands, or shows nothing on them; Refused."""
         for operands, results, exact in self.wholes:
             before, state = [t.clone() for t in operands], torch.get_rng_state()
             again = self.call(operands, exact)
@@ -157,7 +164,7 @@ class Trial:
                 raise CannotTry("it draws random numbers")
             if not all(map(torch.equal, operands, before)):
                 raise CannotTry("it writes to its operands")
-            if not all(same(a, b, True) for a, b in zip(again, results, strict=True)):
+            if len(again) != len(results) or not all(map(same, again, results, [True] * len(again))):
                 raise CannotTry("it gives another result when it is run again: random, or with a state")
             held = {t.untyped_storage().data_ptr() for t in operands}
             if any(t.numel() and t.untyped_storage().data_ptr() in held for t in results):
@@ -177,11 +184,8 @@ class Trial:
         operands, results, exact = self.wholes[0]
         size = self.shapes[positions[0][0]][positions[0][1]]
         index = cuts(size)[0][0]
-        try:
-            parts = self.call(_parts(operands, positions, index), exact)
-        except CannotTry:
-            raise
-        except Exception:  # the op refuses such a part: then it has none
+        parts = self._run(_parts(operands, positions, index), results, exact)
+        if isinstance(parts, str):
             return None
         found: list[int | None] = []
         for part, whole in zip(parts, results, strict=True):
@@ -198,7 +202,7 @@ class Trial:
         for operands, results, exact in self.wholes:
             for cut in self._cuts(positions):
                 for index in cut:
-                    parts = self._run(_parts(operands, positions, index), exact)
+                    parts = self._run(_parts(operands, positions, index), results, exact)
                     if isinstance(parts, str):
                         return parts
                     for part, whole, place in zip(parts, results, places, strict=True):
@@ -237,16 +241,16 @@ class Trial:
         parts = [make(whole.dtype, tuple(whole.shape), 0, self.rng) for _ in range(count - 1)]
         return [*parts, whole - torch.stack(parts).sum(0)]
 
-    def _run(self, operands: list[Tensor], exact: bool) -> tuple[Tensor, ...] | str:
+    def _run(self, operands: list[Tensor], results: tuple[Tensor, ...], exact: bool) -> tuple[Tensor, ...] | str:
+        """As many results as the whole op has, or why there are none."""
         try:
-            return self.call(operands, exact)
-        except CannotTry:
-            raise
-        except Exception as error:  # the op refuses these parts: that is the answer
-            return f"it refuses a part: {type(error).__name__}: {str(error).partition(chr(10))[0]}"[:160]
+            found = self.call(operands, exact)
+        except Refused as error:
+            return f"it refuses a part: {error}"
+        return found if len(found) == len(results) else "its parts have another number of results"
 
     def _sums(self, given: list[list[Tensor]], results: tuple[Tensor, ...], exact: bool) -> str:
-        runs = [self._run(operands, exact) for operands in given]
+        runs = [self._run(operands, results, exact) for operands in given]
         refused = next((run for run in runs if isinstance(run, str)), "")
         if refused:
             return refused
