@@ -81,6 +81,12 @@ def gelu(x: Tensor) -> Tensor:
 
 
 @custom_op
+def contiguous(x: Tensor) -> Tensor:
+    """Named like an op that changes nothing."""
+    return 2 * x
+
+
+@custom_op
 def ends(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.amax(-1), 2 * x
 

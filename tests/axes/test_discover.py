@@ -52,6 +52,7 @@ FOUND = [
     ("of_size", lambda x: ops.of_size(x, 16), (f(4, 16),), "pp | P"),
     ("of_size, square", lambda x: ops.of_size(x, 16), (f(16, 16),), "pp | P"),
     ("gelu of another library", ops.gelu, (f(4, 6),), "p. | P"),
+    ("contiguous of another library", ops.contiguous, (f(4, 6),), "pp | P"),
     ("ends", ops.ends, (f(4, 6),), "p."),
     ("linalg_inv", torch.linalg.inv, (lambda rng: torch.eye(4, dtype=torch.float64).repeat(3, 1, 1),), "p.."),
 ]
