@@ -243,6 +243,13 @@ def test_a_model_of_registered_ops_assumes_nothing() -> None:
     assert (verdict.equal, verdict.proof.proved, verdict.proof.assumed) == (True, 4, ())
 
 
+def test_gradients_of_an_op_without_a_backward() -> None:
+    model, inputs = perturb(custom_ops.CustomMlp()), (torch.randn(4, 16),)
+    plan = axisplit.plan(model, inputs, 2)
+    with pytest.raises(InputError, match="no autograd formula was registered"):
+        axisplit.verify(model, inputs, plan, gradients=True)
+
+
 class Applied(nn.Module):
     def __init__(self, op: Callable[..., Any]) -> None:
         super().__init__()
