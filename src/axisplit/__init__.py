@@ -5,6 +5,7 @@ print(plan)
 verdict = axisplit.verify(model, inputs, plan)
 model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit run`
 model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
+axisplit.register_rule("mylib::linear", "... i, o i -> ... o")   # how an op of your own splits
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from axisplit.api import load, parallelize, plan, verify
+    from axisplit.axes.register import register_rule
     from axisplit.errors import AxisplitError
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["AxisplitError", "Plan", "Verdict", "load", "parallelize", "plan", "verify"]
+__all__ = ["AxisplitError", "Plan", "Verdict", "load", "parallelize", "plan", "register_rule", "verify"]
 
 _HOMES = {
     "AxisplitError": "axisplit.errors",
@@ -27,6 +29,7 @@ _HOMES = {
     "load": "axisplit.api",
     "parallelize": "axisplit.api",
     "plan": "axisplit.api",
+    "register_rule": "axisplit.axes.register",
     "verify": "axisplit.api",
 }
 

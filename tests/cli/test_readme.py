@@ -37,3 +37,8 @@ def test_the_example_on_two_processes(tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert re.fullmatch(r"torch\.Size\(\[1024, 512\]\) [\d.e-]+ 16384\.0\n", ran.stdout)
+
+
+def test_the_example_of_an_op_without_a_rule(capsys):
+    exec(compile(blocks("python")[2], "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out in blocks("")

@@ -34,6 +34,7 @@ COTANGENTS = ("tests/runtime/test_cotangents.py",)
 TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
+DISCOVER = ("tests/axes/test_discover.py",)
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
@@ -53,6 +54,31 @@ def zoo_gradients(*names: str) -> tuple[str, ...]:
 
 
 MUTANTS: dict[str, list[Mutant]] = {
+    "axes": [
+        Mutant(
+            "capture/record.py",
+            'name = op._opname if getattr(op, "namespace", "") == "aten" else',
+            "name = op._opname if True else",
+            DISCOVER,
+        ),
+        Mutant(
+            "axes/trial.py", "return bool(((found == wanted) |", "return bool((torch.isclose(found, wanted) |", DISCOVER
+        ),
+        Mutant("axes/trial.py", 'return "its parts are not the parts of the whole result"', "continue", DISCOVER),
+        Mutant("axes/trial.py", 'return "its parts do not sum up to the whole result"', "continue", DISCOVER),
+        Mutant(
+            "axes/trial.py", "return math.copysign(2.0 ** round(math.log2(abs(tree))), tree)", "return tree", DISCOVER
+        ),
+        Mutant("axes/trial.py", 'raise CannotTry("it draws random numbers")', "pass", DISCOVER),
+        Mutant("axes/discover.py", "if checks_shapes(self.call.node.op):", "if False:", DISCOVER),
+        Mutant("axes/discover.py", "reading[position] = tuple(of.get(", "reading[position] = tuple({}.get(", DISCOVER),
+        Mutant("axes/remember.py", "if not belongs_to_torch(op):", "if False:", DISCOVER),
+        Mutant("axes/law.py", 'if op.namespace != "aten":', "if False:", DISCOVER),
+        Mutant("axes/pattern.py", "whole += [letters[letter] for letter in pattern.whole]", "pass", DISCOVER),
+        Mutant("axes/pattern.py", "law.additive = frozenset(pattern.added)", "pass", DISCOVER),
+        Mutant("proof/verify.py", "stated = sum(not law.assumption for law in laws)", "stated = len(laws)", DISCOVER),
+        Mutant("proof/numbers.py", 'if func.namespace != "aten":  #', "if False:  #", DISCOVER),
+    ],
     "capture": [
         Mutant(
             "capture/record.py",

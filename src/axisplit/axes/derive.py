@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from axisplit.axes import rules
+from axisplit.axes.discover import discovered
 from axisplit.axes.expression import Axes, Axis
-from axisplit.axes.law import Dims, Law, NodeView, find_rule, unknown
+from axisplit.axes.law import Dims, Law, NodeView, find_rule
+from axisplit.axes.register import registered
 from axisplit.capture.graph import Graph
 
 assert rules  # importing it registers the rules
@@ -49,7 +51,7 @@ def derive_axes(graph: Graph) -> Derived:
             dims[value.index] = tuple(axes.leaf(size) for size in value.shape)
     for node in graph.nodes:
         view = NodeView(axes, graph, node, dims)
-        law = (find_rule(node.op) or unknown)(view)
+        law = law_of_node(view)
         for output, found in zip(node.outputs, law.outputs, strict=True):
             sizes = tuple(axis.size for axis in found)
             assert sizes == graph.values[output].shape, (
@@ -60,6 +62,12 @@ def derive_axes(graph: Graph) -> Derived:
         laws.append(law)
     axes.freeze()
     return Derived(graph, axes, dims, laws)
+
+
+def law_of_node(view: NodeView) -> Law:
+    """By the rule that is built in, else registered, else discovered by trial, else everything is whole."""
+    rule = find_rule(view.node.op)
+    return rule(view) if rule is not None else registered(view) or discovered(view)
 
 
 def _new_axes(axes: Axes, view: NodeView, law: Law) -> list[Axis]:

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from axisplit.axes.expression import Axes, Axis
 from axisplit.capture.graph import Graph, Node, Ref
+
+if TYPE_CHECKING:
+    import torch
 
 Dims = tuple[Axis, ...]
 
@@ -52,6 +55,7 @@ class Law:
     made: list[Axis] = field(default_factory=list)  # new axes of the outputs of which a rank can make its part
     fits: list[Callable[[LocalSize], bool]] = field(default_factory=list)  # what a rank's parts must satisfy
     reason: str = ""  # why axes are needed whole, in words
+    assumption: str = ""  # what is taken for granted, where the law is no instance of a stated rule
 
 
 class NodeView:
@@ -85,6 +89,13 @@ class NodeView:
 
     def dtype_bytes(self, argument: Ref) -> int:
         return self._graph.values[argument.value].dtype.itemsize
+
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """Dtypes of the operands."""
+        return tuple(self._graph.values[value].dtype for value in self.operands)
+
+    def operand_shapes(self) -> list[tuple[int, ...]]:
+        return [self._graph.values[value].shape for value in self.operands]
 
     def has(self, name: str) -> bool:
         return name in self._names
@@ -131,12 +142,15 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def find_rule(op: Any) -> Rule | None:
-    """The rule of an op: its overload's own, else its name's."""
+    """The rule of one of torch's own ops: its overload's, else its name's. A name means nothing elsewhere."""
+    if op.namespace != "aten":
+        return None
     name = op._opname
     return RULES.get(f"{name}.{op._overloadname}") or RULES.get(name)
 
 
-def unknown(view: NodeView) -> Law:
+def unknown(view: NodeView, why: str = "") -> Law:
     """No rule: every axis is needed whole."""
     whole = [axis for dims in view.operand_dims() for axis in dims]
-    return Law("unknown", [view.fresh(s) for s in view.output_shapes()], whole, reason=f"no rule for {view.node.name}")
+    reason = f"no rule for {view.node.name}" + (f": {why}" if why else "")
+    return Law("unknown", [view.fresh(s) for s in view.output_shapes()], whole, reason=reason, assumption=reason)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
 
 from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
 from axisplit.capture.modes import FunctionMode, OpMode, flat_integers
@@ -156,12 +156,12 @@ class Recorder:
 
     def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[], Any]) -> Any:
         """Run an op and record its functional form."""
-        name = op._opname if hasattr(op, "_opname") else op.name()
+        name = op._opname if getattr(op, "namespace", "") == "aten" else op.name()
         if name in _QUERIES:
             return run()
         mutated = _mutated_arguments(op, args, kwargs)
         arguments, keywords = self._to_refs(args), self._to_refs(kwargs)
-        result = run()
+        result = self._run(op, run)
         if name in IDENTITIES or (name in _CASTS and _same_dtype(args, result)):
             self._alias(args[0], result)
         elif mutated:
@@ -169,6 +169,20 @@ class Recorder:
         else:
             self._record_functional(op, arguments, keywords, args, result)
         return result
+
+    def _run(self, op: Any, run: Callable[[], Any]) -> Any:
+        try:
+            return run()
+        except Exception as error:
+            if not _on_fakes() or not _lacks_fake(error):
+                raise
+            raise CaptureError(
+                what=f"the op {op} has no shape function",
+                where=self.module_stack[-1] or "the model's forward",
+                got=str(error).partition("\n")[0],
+                needed="a fake implementation: models are traced without numbers",
+                do="register one: torch.library.register_fake",
+            ) from error
 
     def _to_refs(self, tree: Any) -> Any:
         if isinstance(tree, torch.Tensor):
@@ -207,7 +221,9 @@ class Recorder:
             raise CaptureError(
                 what=f"cannot make the in-place op {op} functional",
                 where=self.module_stack[-1] or "the model's forward",
-                do="use its out-of-place form in the model, or report the op",
+                do="use its out-of-place form in the model, or report the op"
+                if op.namespace == "aten"
+                else "give the op a form that returns its result and writes to none of its operands, and use that",
             )
         (value,) = self._append(functional, args, {k: v for k, v in kwargs.items() if k != "out"}, [target])
         self._write(target, value)
@@ -369,6 +385,11 @@ def _on_fakes() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
+def _lacks_fake(error: Exception) -> bool:
+    """Whether an op failed because nothing says which shapes it makes."""
+    return isinstance(error, UnsupportedOperatorException) or "There was no fake impl registered" in str(error)
+
+
 def _shortest(number: Number, dtype: torch.dtype) -> Number:
     """The shortest decimal that the dtype rounds to the same number: what was written, so that it holds for wider
     dtypes too.
@@ -410,9 +431,9 @@ def _mutated_arguments(op: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
 
 
 def _functional_form(op: Any) -> Any:
-    """`add_.Tensor` -> `add.Tensor`, `add.out` -> `add.<same arguments>`; None if there is none."""
+    """`add_.Tensor` -> `add.Tensor`, None if there is none."""
     name = op._opname
-    if name.endswith("_") and not name.endswith("__"):
+    if op.namespace == "aten" and name.endswith("_") and not name.endswith("__"):
         packet = getattr(aten, name.removesuffix("_"), None)
         return getattr(packet, op._overloadname, None) if packet is not None else None
     return None

@@ -290,7 +290,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         excluded=found.excluded,
         assumed=graph.assumed
         + _folded(captured)
-        + tuple(sorted({law.reason for law in decision.search.derived.laws if law.family == "unknown"})),
+        + tuple(sorted({law.assumption for law in decision.search.derived.laws if law.assumption})),
         domain=_domain(captured, calls),
         calls=calls,
         warnings=tuple(warnings),

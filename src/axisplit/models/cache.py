@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from axisplit.cache_dir import cache_dir
 from axisplit.checkpoint.manifest import manifest_problems, write_manifest
 from axisplit.errors import InputError
 
@@ -23,14 +24,6 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(stage: str, done: int, total: int) -> None:
     """Tells nobody."""
-
-
-def cache_dir() -> Path:
-    """`$AXISPLIT_CACHE`, or `axisplit` in `$XDG_CACHE_HOME`, or in `~/.cache`; not created."""
-    own = os.environ.get("AXISPLIT_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "axisplit"
 
 
 def find_cached(key: str, *, contents: bool = False) -> Path | None:

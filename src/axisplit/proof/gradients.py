@@ -78,7 +78,7 @@ class Gradients:
 def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
     """Parameter name -> gradient (zeros where none arrives) of one forward and backward; `.grad` is left as it was.
 
-    Raises: InputError if no float output depends on a parameter.
+    Raises: InputError if no float output depends on a parameter, or an op has no backward.
     """
     args, kwargs = normalize_inputs(inputs)
     before = {name: p.grad for name, p in model.named_parameters()}
@@ -87,7 +87,7 @@ def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
         scalar = _scalar(model(*args, **kwargs))
         if scalar is None:
             raise InputError("there are no gradients", where=type(model).__name__, needed="an output that needs one")
-        scalar.backward()  # type: ignore[no-untyped-call]
+        _backward(scalar, type(model).__name__)
     found = {}
     for name, parameter in model.named_parameters():
         found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -111,6 +111,22 @@ def _differentiable(result: Any) -> Iterator[torch.Tensor]:
         if tensor.is_floating_point() and tensor.requires_grad and id(tensor) not in seen:
             seen.add(id(tensor))
             yield tensor
+
+
+def _backward(scalar: torch.Tensor, where: str) -> None:
+    """Raises: InputError if an op has no backward; whatever else goes wrong in it."""
+    try:
+        scalar.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "no autograd formula was registered" not in str(error):
+            raise
+        raise InputError(
+            "there are no gradients",
+            where=where,
+            got=str(error),
+            needed="ops with a backward",
+            do="register it: torch.library.register_autograd",
+        ) from error
 
 
 def measure_gradients(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Gradients:

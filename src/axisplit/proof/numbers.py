@@ -273,7 +273,7 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _terms(func: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
     """Root of the sum of squares of the terms that a reduction adds up, for each element of its result."""
     factors = {"mm": args[:2], "bmm": args[:2], "addmm": args[1:3], "baddbmm": args[1:3]}.get(func._opname)
-    if factors is not None:
+    if factors is not None and func.namespace == "aten":
         left, right = factors
         return torch.matmul(left.float().square(), right.float().square()).sqrt()
     wide = result.float()
@@ -282,6 +282,8 @@ def _terms(func: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
 
 def _reduced_length(func: Any, args: Any, result: Any) -> int | None:
     name = func._opname
+    if func.namespace != "aten":  # nobody knows what it sums over: no more than its longest operand dim
+        return max((size for a in args if isinstance(a, torch.Tensor) for size in a.shape), default=None)
     if name in ("mm", "bmm", "mv", "dot"):
         return int(args[0].shape[-1])
     if name in ("addmm", "baddbmm", "addmv"):

@@ -92,7 +92,7 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
     lowered = refold(plan, captured.folds)
     mismatches = (*misheld(decision, lowered), *prove_programs(decision, lowered, captured, model, inputs))
     laws = decision.search.derived.laws
-    stated = sum(law.family != "unknown" for law in laws)
+    stated = sum(not law.assumption for law in laws)
     proof = Proof(len(laws), 0 if mismatches else stated, plan.assumed)
     if mismatches:  # such a program need not even run
         return Verdict(False, None, None, None, proof, None, mismatches)
