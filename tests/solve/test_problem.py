@@ -18,10 +18,10 @@ from axisplit.solve.problem import (
     CARRIED,
     Conversion,
     Instance,
+    LeastBytes,
     Problem,
     Solution,
     common_strategies,
-    least_bytes,
     solve_problem,
 )
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
@@ -115,7 +115,7 @@ def test_the_optimum_is_that_of_brute_force(seed: int) -> None:
     assert found is not None
     assert tuple(round(x, 4) for x in found) == (round(whole, 4), round(moved, 4), round(effort, 4))
     met = [moved for whole, moved, _ in prices if whole == 0]
-    least = least_bytes(problem)
+    least = LeastBytes(problem)(problem.must_split)
     assert (least is None) == (not met)
     assert least is None or abs(least - min(met)) < 1e-6
 

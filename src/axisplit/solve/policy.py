@@ -18,11 +18,11 @@ of its module that are split it has to ride more cheaply.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
-from axisplit.solve.problem import Problem, Solution, common_strategies, least_bytes, solve_problem
+from axisplit.solve.problem import LeastBytes, Problem, Solution, common_strategies, solve_problem
 from axisplit.solve.splits import Split
 from axisplit.solve.states import PARTIAL, WHOLE
 
@@ -66,8 +66,7 @@ def least_with(search: Search, choice: Choice, keep: tuple[str, ...] = ()) -> fl
     """
     problem = build_problem(search)
     _apply_keep(search, problem, keep)
-    known = choice.problem
-    return least_bytes(replace(problem, must_split=known.must_split, memory=known.memory, shares=known.shares))
+    return LeastBytes(problem)(choice.problem.must_split)
 
 
 def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
@@ -79,20 +78,31 @@ def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozens
     inner = _inner_parameters(search)
     doubtful = [name for name in must if name in inner and not _covered(search, problem, name, closed)]
     chosen = {name: must[name] for name in must if name not in doubtful}
-    now = least_bytes(replace(problem, must_split=chosen)) if doubtful else None
+    if not doubtful:
+        return {}
+    least = LeastBytes(problem)
+    now, together = least(chosen), least(must)
+    prices = {n: _price(search, problem, n, doubtful, must) for n in doubtful}
+    if now is not None and together is not None and together - now < min(prices.values()):
+        return {}  # none of them alone costs more than all of them
     reasons = {}
     for name in sorted(doubtful, key=lambda n: (-must[n][0], n)):
         if now is None:
             break  # the others cannot all be split: whole bytes decide then
-        forced = least_bytes(replace(problem, must_split={**chosen, name: must[name]}))
-        price = (SHARED_BESIDE_LARGER if _is_minor(name, doubtful, must) else SHARED) * _lone_price(
-            search, problem, name
-        )
-        if forced is None or forced - now >= price > 0:
+        forced = least({**chosen, name: must[name]})
+        if forced is None or forced - now >= prices[name] > 0:
             reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
         else:
             chosen[name], now = must[name], forced
     return reasons
+
+
+def _price(
+    search: Search, problem: Problem, name: str, doubtful: list[str], must: dict[str, tuple[float, frozenset[str]]]
+) -> float:
+    """Bytes that a doubtful parameter's split may not cost."""
+    part = SHARED_BESIDE_LARGER if _is_minor(name, doubtful, must) else SHARED
+    return part * _lone_price(search, problem, name)
 
 
 def _is_minor(name: str, doubtful: list[str], must: dict[str, tuple[float, frozenset[str]]]) -> bool:

@@ -2,8 +2,9 @@
 
     x[n, s]       node n runs by strategy s                                  sum over s = 1
     h[v, a]       value v is produced in state a                             sum of x over strategies that make it so
-    c[v, a, b]    v, produced in a, is converted to b                        c <= h[v, a]
-    use           operand v of node n in state b                     sum of x that need it <= sum over a of c[v, a, b]
+    c[v, a, b]    v, produced in a, is converted to b
+    f[v, p, a, b] the same for place p that reads v                          f <= c; sum over b of f = h[v, a]
+    use           operand v of node n in state b                     sum of x that need it = sum over a of f[v, p, a, b]
     cost          bytes of c, counted once for each value however many ops use the converted one
 
 Where a partial sum is reduced is thus part of the same problem as what is split (a minimum cut over its uses). Nodes,
@@ -17,7 +18,8 @@ HiGHS solves with a relative gap of 0, one thread and a fixed seed: the same pro
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import highspy
 import numpy as np
@@ -83,6 +85,8 @@ class LinearModel:
         self.columns: dict[tuple[str, ...], int] = {}
         self.integer: list[bool] = []
         self.rows: list[tuple[dict[int, float], float, float]] = []
+        self.forbidden: frozenset[int] = frozenset()
+        self._relaxed: highspy.Highs | None = None
 
     def column(self, key: tuple[str, ...], integer: bool) -> int:
         if key not in self.columns:
@@ -103,52 +107,101 @@ class LinearModel:
         scale = max([*costs.values(), 1.0])
         self.row({i: v / scale for i, v in costs.items()}, -np.inf, most / scale + 1e-7)
 
-    def minimise(self, costs: dict[int, float]) -> tuple[np.ndarray, float, float, bool]:
-        """(solution, objective, bound, proved optimal)."""
-        scale = max([abs(c) for c in costs.values()] or [1.0]) or 1.0
+    def forbid(self, columns: Iterable[int]) -> None:
+        """Hold just these columns at 0, and no longer those that an earlier call named."""
+        self.forbidden = frozenset(columns)
+
+    def minimise(self, costs: dict[int, float], relax: bool = False) -> tuple[np.ndarray, float, float, bool]:
+        """(solution, objective, bound, proved optimal). With `relax`, the relaxation goes first, from where its last
+        solution was: whole numbers that solve it solve the problem.
+        """
+        if relax:
+            values, least = self.relax(costs)
+            if len(values) and np.all(np.minimum(values, 1.0 - values)[np.array(self.integer, dtype=bool)] < 1e-9):
+                return values, least, least, True
+        scale = _scale(costs)
+        solver = _solver(self._linear_program(costs, True))
+        solver.run()
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            return np.zeros(0), float("inf"), float("inf"), False
+        info = solver.getInfo()
+        values = np.array(solver.getSolution().col_value)
+        return values, info.objective_function_value * scale, info.mip_dual_bound * scale, True
+
+    def relax(self, costs: dict[int, float]) -> tuple[np.ndarray, float]:
+        """(solution, objective) where columns need not be whole numbers: a lower bound; nothing and infinity where even
+        that cannot be met.
+        """
+        if self._relaxed is None or self._relaxed.getNumCol() != len(self.columns):
+            self._relaxed = _solver(self._linear_program(costs, False))
+        solver = self._relaxed
+        for terms, low, high in self.rows[solver.getNumRow() :]:
+            solver.addRow(low, high, len(terms), np.array(list(terms), dtype=np.int32), np.array(list(terms.values())))
+        every = np.arange(len(self.columns), dtype=np.int32)
+        solver.changeColsCost(len(every), every, self._costs(costs))
+        solver.changeColsBounds(len(every), every, np.zeros(len(every)), self._upper())
+        solver.run()
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            return np.zeros(0), float("inf")
+        return np.array(solver.getSolution().col_value), solver.getInfo().objective_function_value * _scale(costs)
+
+    def _costs(self, costs: dict[int, float]) -> np.ndarray:
+        scale = _scale(costs)
+        return np.array([costs.get(i, 0.0) / scale for i in range(len(self.columns))])
+
+    def _upper(self) -> np.ndarray:
+        return np.array([0.0 if i in self.forbidden else 1.0 for i in range(len(self.columns))])
+
+    def _linear_program(self, costs: dict[int, float], whole: bool) -> highspy.HighsLp:
+        """The problem as HiGHS takes it, or its relaxation."""
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = len(self.columns), len(self.rows)
-        lp.col_cost_ = np.array([costs.get(i, 0.0) / scale for i in range(lp.num_col_)])
-        lp.col_lower_, lp.col_upper_ = np.zeros(lp.num_col_), np.ones(lp.num_col_)
+        lp.col_cost_ = self._costs(costs)
+        lp.col_lower_, lp.col_upper_ = np.zeros(lp.num_col_), self._upper()
         lp.row_lower_ = np.array([low for _, low, _ in self.rows])
         lp.row_upper_ = np.array([high for _, _, high in self.rows])
-        starts = np.cumsum([0] + [len(terms) for terms, _, _ in self.rows])
         lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_ = starts
+        lp.a_matrix_.start_ = np.cumsum([0] + [len(terms) for terms, _, _ in self.rows])
         lp.a_matrix_.index_ = np.array([i for terms, _, _ in self.rows for i in terms], dtype=np.int32)
         lp.a_matrix_.value_ = np.array([v for terms, _, _ in self.rows for v in terms.values()], dtype=float)
-        kinds = highspy.HighsVarType
-        lp.integrality_ = [kinds.kInteger if whole else kinds.kContinuous for whole in self.integer]
-        solver = highspy.Highs()
-        for name, value in {
-            "output_flag": False,
-            "mip_rel_gap": 0.0,
-            "mip_abs_gap": 1e-9,
-            "threads": 1,
-            "random_seed": 0,
-            "mip_feasibility_tolerance": 1e-9,
-            "primal_feasibility_tolerance": 1e-9,
-        }.items():
-            solver.setOptionValue(name, value)
-        solver.passModel(lp)
-        solver.run()
-        status = solver.getModelStatus()
-        info = solver.getInfo()
-        optimal = status == highspy.HighsModelStatus.kOptimal
-        if not optimal:
-            return np.zeros(0), float("inf"), float("inf"), False
-        values = np.array(solver.getSolution().col_value)
-        bound = info.mip_dual_bound if any(self.integer) else info.objective_function_value
-        return values, info.objective_function_value * scale, bound * scale, optimal
+        if whole:
+            kinds = highspy.HighsVarType
+            lp.integrality_ = [kinds.kInteger if integer else kinds.kContinuous for integer in self.integer]
+        return lp
 
 
-def least_bytes(problem: Problem) -> float | None:
-    """Bytes of the optimum with every `must_split` met, or None if they cannot all be met."""
-    model, bytes_of, _ = _formulate(problem)
-    for column in _held_otherwise(model, problem):
-        model.row({column: 1.0}, 0.0, 0.0)
-    _, least, _, optimal = model.minimise(bytes_of)
-    return least if optimal else None
+def _scale(costs: dict[int, float]) -> float:
+    return max([abs(c) for c in costs.values()] or [1.0]) or 1.0
+
+
+def _solver(lp: highspy.HighsLp) -> highspy.Highs:
+    solver = highspy.Highs()
+    for name, value in {
+        "output_flag": False,
+        "mip_rel_gap": 0.0,
+        "mip_abs_gap": 1e-9,
+        "threads": 1,
+        "random_seed": 0,
+        "mip_feasibility_tolerance": 1e-9,
+        "primal_feasibility_tolerance": 1e-9,
+    }.items():
+        solver.setOptionValue(name, value)
+    solver.passModel(lp)
+    return solver
+
+
+class LeastBytes:
+    """Fewest bytes of one problem, asked for different parameters that must be split."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._model, self._bytes_of, _ = _formulate(problem)
+
+    def __call__(self, must_split: dict[str, tuple[float, frozenset[str]]]) -> float | None:
+        """The optimum with all of them split, or None if they cannot all be."""
+        self._model.forbid(_held_otherwise(self._model, replace(self._problem, must_split=must_split)))
+        _, least, _, optimal = self._model.minimise(self._bytes_of, relax=True)
+        return least if optimal else None
 
 
 def solve_problem(problem: Problem) -> Solution | None:
@@ -160,33 +213,91 @@ def _formulate(problem: Problem) -> tuple[LinearModel, dict[int, float], dict[in
     """(rows and columns, bytes of each column, effort of each column)."""
     model = LinearModel()
     produced = _choices(model, problem)
-    needs = _needs(model, problem)
     bytes_of: dict[int, float] = defaultdict(float)
     effort_of: dict[int, float] = defaultdict(float)
-    for (value, wanted), users in sorted(needs.items()):
-        ways = {}
-        for state in sorted(produced[value]):
-            conversion = problem.conversions.get((value, state, wanted))
-            if conversion is None and state != wanted:
-                continue
-            column = model.column(("convert", value, state, wanted), False)
-            ways[column] = -1.0
-            row = {column: 1.0}
-            for term, weight in produced[value][state].items():
-                row[term] = row.get(term, 0.0) - weight
-            model.row(row, -np.inf, 0.0)
+    for value, places in sorted(_needs(model, problem).items()):
+        states = sorted({state for place in places for state in place})
+        ways = {
+            (source, wanted): model.column(("convert", value, source, wanted), False)
+            for source in sorted(produced[value])
+            for wanted in states
+            if source == wanted or (value, source, wanted) in problem.conversions
+        }
+        for (source, wanted), column in ways.items():
+            conversion = problem.conversions.get((value, source, wanted))
             if conversion is not None:
                 bytes_of[column] += conversion.bytes
                 effort_of[column] += conversion.collectives + conversion.effort
-        for terms in users:
-            model.row({**terms, **ways}, -np.inf, 0.0)
-        if wanted == WHOLE and value in problem.wanted:
-            model.row(dict.fromkeys(ways, 1.0), 1.0, np.inf)
+        _flow(model, value, produced[value], ways, places)
     for node, instances in problem.instances.items():
         for name in common_strategies(instances):
             if PARTIAL in instances[0].strategies[name].inputs:
                 effort_of[model.column(("run", node, name), True)] += CARRIED
     return model, bytes_of, effort_of
+
+
+Place = dict[str, dict[int, float]]  # what reads a value: state -> terms that need it so; the key "" holds a constant
+
+
+def _flow(
+    model: LinearModel,
+    value: str,
+    produced: dict[str, dict[int, float]],
+    ways: dict[tuple[str, str], int],
+    places: list[Place],
+) -> None:
+    """What is produced flows to every place that reads it, by conversions that places share."""
+    if not _in_one_state(produced):
+        _covered(model, produced, ways, places)
+        return
+    for number, place in enumerate(places):
+        flows = dict(ways)
+        if len(places) > 1:
+            flows = {way: model.column(("flow", value, *way, str(number)), False) for way in ways if way[1] in place}
+            for way, flow in flows.items():
+                model.row({flow: 1.0, ways[way]: -1.0}, -np.inf, 0.0)
+        for source, terms in produced.items():
+            leaving = {flow: 1.0 for (a, _), flow in flows.items() if a == source}
+            _balance(model, leaving, terms, 0.0)
+        for wanted, needing in place.items():
+            arriving = {flow: 1.0 for (_, b), flow in flows.items() if b == wanted}
+            _balance(model, arriving, needing, 0.0 if needing else 1.0)
+
+
+def _balance(
+    model: LinearModel,
+    flows: dict[int, float],
+    terms: dict[int, float],
+    constant: float,
+    low: float | None = None,
+    high: float | None = None,
+) -> None:
+    """Flows less terms are the constant, or lie between the bounds."""
+    row = dict(flows)
+    for term, weight in terms.items():
+        row[term] = row.get(term, 0.0) - weight
+    model.row(row, constant if low is None else low, constant if high is None else high)
+
+
+def _covered(
+    model: LinearModel,
+    produced: dict[str, dict[int, float]],
+    ways: dict[tuple[str, str], int],
+    places: list[Place],
+) -> None:
+    """Every place is reached by some conversion from a state that is produced, where several can be at once."""
+    for (source, _), column in ways.items():
+        _balance(model, {column: 1.0}, produced[source], 0.0, low=-np.inf)
+    for place in places:
+        for wanted, needing in place.items():
+            arriving = {column: 1.0 for (_, b), column in ways.items() if b == wanted}
+            _balance(model, arriving, needing, 0.0 if needing else 1.0, high=np.inf)
+
+
+def _in_one_state(produced: dict[str, dict[int, float]]) -> bool:
+    """Whether the states exclude each other by construction: all come from the choices of one node or leaf."""
+    columns = [column for terms in produced.values() for column in terms]
+    return len(columns) == len(set(columns))
 
 
 def _held_otherwise(model: LinearModel, problem: Problem) -> dict[int, float]:
@@ -221,20 +332,22 @@ def _choices(model: LinearModel, problem: Problem) -> dict[str, dict[str, dict[i
     return produced
 
 
-def _needs(model: LinearModel, problem: Problem) -> dict[tuple[str, str], list[dict[int, float]]]:
-    """(value, state) -> for each operand place, the strategies that need the value in that state."""
-    found: dict[tuple[str, str], dict[tuple[str, int], dict[int, float]]] = defaultdict(dict)
+def _needs(model: LinearModel, problem: Problem) -> dict[str, list[Place]]:
+    """Value -> the places that read it: by state, the strategies that need it so. Places that need the same are one."""
+    found: dict[str, dict[object, Place]] = defaultdict(dict)
     for node, instances in problem.instances.items():
         names = common_strategies(instances)
-        for number, instance in enumerate(_distinct(instances)):
-            for name in names:
-                column = model.column(("run", node, name), True)
-                inputs = instance.strategies[name].inputs
-                for position, (value, state) in enumerate(zip(instance.operands, inputs, strict=True)):
-                    found[value, state].setdefault((f"{node}#{number}", position), {})[column] = 1.0
+        columns = [model.column(("run", node, name), True) for name in names]
+        for instance in _distinct(instances):
+            inputs = [instance.strategies[name].inputs for name in names]
+            for position, value in enumerate(instance.operands):
+                place: Place = defaultdict(dict)
+                for column, states in zip(columns, inputs, strict=True):
+                    place[states[position]][column] = 1.0
+                found[value][node, tuple(states[position] for states in inputs)] = place
     for value in problem.wanted:
-        found.setdefault((value, WHOLE), {})
-    return {key: list(places.values()) for key, places in found.items()}
+        found[value][None] = {WHOLE: {}}
+    return {value: list(places.values()) for value, places in found.items()}
 
 
 def common_strategies(instances: list[Instance]) -> list[str]:
@@ -260,7 +373,7 @@ def _lexicographic(
         if not optimal:
             return None
         model.limit(whole, unsplit)
-    values, least, bound, optimal = model.minimise(bytes_of)
+    values, least, bound, optimal = model.minimise(bytes_of, relax=True)
     if not optimal:
         return None
     model.limit(bytes_of, least)
