@@ -5,6 +5,7 @@ print(plan)
 verdict = axisplit.verify(model, inputs, plan)
 model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit run`
 model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
+print(axisplit.audit(model, inputs, ranks=4))      # of a plan made by hand: is it right, and what does it move?
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from axisplit.api import load, parallelize, plan, verify
+    from axisplit.auditing import Audit, audit
     from axisplit.errors import AxisplitError
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["AxisplitError", "Plan", "Verdict", "load", "parallelize", "plan", "verify"]
+__all__ = ["Audit", "AxisplitError", "Plan", "Verdict", "audit", "load", "parallelize", "plan", "verify"]
 
 _HOMES = {
+    "Audit": "axisplit.auditing",
+    "audit": "axisplit.auditing",
     "AxisplitError": "axisplit.errors",
     "Plan": "axisplit.solve.plan",
     "Verdict": "axisplit.proof.verify",

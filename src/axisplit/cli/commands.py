@@ -86,6 +86,27 @@ def verify(
 
 
 @app.command()
+def audit(
+    model: Model,
+    ranks: Ranks,
+    batch: Batch = None,
+    seq: Seq = None,
+    tp_plan: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON of transformers' styles by module; else the model's own.")
+    ] = None,
+    optimum: Annotated[bool, typer.Option("--optimum/--no-optimum", help="Derive our plan too, to compare.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Judge a plan made by hand: exit code 0 if it is right, 1 if it is wrong, 2 if it could not be told."""
+    from axisplit.cli.planning import judge, read_rules
+
+    rules = None if tp_plan is None else read_rules(tp_plan)
+    judged = judge(model, ranks, batch, seq, rules, optimum=optimum)
+    _print(judged, judged.to_json(), as_json)
+    raise typer.Exit(0 if judged.right else 1)
+
+
+@app.command()
 def generate(
     model: Model,
     ranks: Ranks,
