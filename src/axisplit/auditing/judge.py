@@ -22,9 +22,10 @@ from torch import nn
 from axisplit.auditing.observe import is_input, module_of, observing
 from axisplit.auditing.rank import GIVEN, PART, WHOLE, Crash, Found, Given, results, run_on_rank
 from axisplit.auditing.states import State, Values, is_close
-from axisplit.auditing.styles import HandPlan, load_part, loadable, read_plan, save, starred
+from axisplit.auditing.styles import HandPlan, load_part, loadable, read_plan, save
 from axisplit.capture.trace import Inputs, normalize_inputs
 from axisplit.errors import AxisplitError, CollectiveError, InputError
+from axisplit.export import starred
 from axisplit.proof.gradients import gradients_of
 from axisplit.proof.numbers import Widened, wide_by_default, widened_inputs
 from axisplit.runtime.launch import launch

@@ -7,7 +7,6 @@ module path or pattern, as `parallelize_module` takes them. Nothing of a style i
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -18,12 +17,11 @@ import torch
 from torch import nn
 
 from axisplit.errors import InputError
+from axisplit.export import starred
 from axisplit.models.libraries import quiet
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -95,15 +93,6 @@ def _transformers() -> Any:
         ) from None
     assert DistributedConfig is not None
     return tensor_parallel
-
-
-def starred(name: str) -> str:
-    """A name as rules write it: layer numbers are `*`.
-
-    >>> starred("model.layers.3.w1.weight")
-    'model.layers.*.w1.weight'
-    """
-    return _LAYER_NUMBER.sub("*", name)
 
 
 def apply_plan(model: nn.Module, plan: HandPlan, mesh: DeviceMesh) -> nn.Module:
