@@ -22,7 +22,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from axisplit.errors import LayoutError
 from axisplit.solve.plan import ParameterPlan, PlacePlan, Plan, Ranges
@@ -55,8 +55,13 @@ def starred(name: str) -> str:
 def to_hf_tp_plan(plan: Plan) -> dict[str, str]:
     """Module pattern -> name of transformers' style. Raises: LayoutError that names everything they cannot express."""
     found: dict[str, set[str]] = defaultdict(set)
-    for module, style in _styles(plan, "transformers' styles").items():
+    styles = _styles(plan, "transformers' styles")
+    for module, style in styles.items():
         found[starred(module)].add(style)
+    for name in plan.tied.values():  # loading ties after it has split: what is tied must be split by itself too
+        held = next(p for p in plan.parameters if p.name == name)
+        if held.kind == "parameter" and held.held == "split" and not _follows(held, plan.ranks, styles):
+            found[starred(name)].add("colwise")
     modules = {starred(p.name.rpartition(".")[0]): p for p in plan.parameters}
     whole = {starred(p.name) for p in plan.parameters if p.held != "split" and p.name.endswith(".weight")}
     mixed = [
@@ -102,7 +107,7 @@ def _styles(plan: Plan, target: str) -> dict[str, Style]:
         if parameter.held == "split" and leaf == "weight" and parameter.kind == "parameter":
             style = _style(parameter, plan.ranks, places[module])
             if style in get_args(Style):
-                styles[module] = style
+                styles[module] = cast(Style, style)
             else:
                 problems.append(f"{parameter.name}: {style}")
     problems += _parameters(plan, styles)
