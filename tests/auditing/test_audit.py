@@ -10,6 +10,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 import axisplit
 from axisplit.auditing.states import classify
 from axisplit.errors import InputError
+from benchmarks.zoo import build
 
 pytestmark = pytest.mark.slow
 
@@ -124,3 +125,21 @@ def test_states_are_told_apart(two_ranks):
     found = two_ranks.run(states)
     wrong = {"wrong on one": "wrong", "made up": "wrong"}
     assert found[0] == found[1] == {name: wrong.get(name, name) for name in found[0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "parameters"),
+    [
+        ("llama", None, []),
+        ("gemma3n_text", "model.layers.0.mlp", []),
+        ("apertus", None, ["model.layers.*.mlp.act_fn.alpha_p", "model.layers.*.mlp.act_fn.alpha_n"]),
+    ],
+)
+def test_plans_that_transformers_carries(name, module, parameters):
+    """gemma3n's activation takes the mean over a split dim; the slopes of apertus are used by every rank's own part."""
+    model, inputs = build(name)
+    found = axisplit.audit(model, inputs, 2, optimum=False)
+    assert (found.first_wrong and found.first_wrong.module) == module, str(found)
+    assert [wrong.parameter for wrong in found.wrong_gradients] == parameters
+    assert all(wrong.state == "partial" for wrong in found.wrong_gradients)
+    assert found.right == (name == "llama")
