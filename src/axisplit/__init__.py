@@ -6,6 +6,7 @@ verdict = axisplit.verify(model, inputs, plan)
 model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit run`
 model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
 axisplit.register_rule("mylib::linear", "... i, o i -> ... o")   # how an op of your own splits
+print(axisplit.audit(model, inputs, ranks=4))      # of a plan made by hand: is it right, and what does it move?
 """
 
 from __future__ import annotations
@@ -14,15 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from axisplit.api import load, parallelize, plan, verify
+    from axisplit.auditing import Audit, audit
     from axisplit.axes.register import register_rule
     from axisplit.errors import AxisplitError
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["AxisplitError", "Plan", "Verdict", "load", "parallelize", "plan", "register_rule", "verify"]
+__all__ = [
+    "Audit",
+    "AxisplitError",
+    "Plan",
+    "Verdict",
+    "audit",
+    "load",
+    "parallelize",
+    "plan",
+    "register_rule",
+    "verify",
+]
 
 _HOMES = {
+    "Audit": "axisplit.auditing",
+    "audit": "axisplit.auditing",
     "AxisplitError": "axisplit.errors",
     "Plan": "axisplit.solve.plan",
     "Verdict": "axisplit.proof.verify",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class ExportFormat(StrEnum):
+    """Whose words a plan is exported in."""
+
+    hf = "hf"
+    torch = "torch"
 
 
 def _version(asked: bool) -> None:
@@ -83,6 +91,44 @@ def verify(
     judged = prove(model, ranks, batch, seq, plan, gradients=gradients, processes=processes)
     _print(judged, judged.to_json(), as_json)
     raise typer.Exit(judged.exit_code)
+
+
+@app.command()
+def audit(
+    model: Model,
+    ranks: Ranks,
+    batch: Batch = None,
+    seq: Seq = None,
+    tp_plan: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON of transformers' styles by module; else the model's own.")
+    ] = None,
+    optimum: Annotated[bool, typer.Option("--optimum/--no-optimum", help="Derive our plan too, to compare.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Judge a plan made by hand: exit code 0 if it is right, 1 if it is wrong, 2 if it could not be told."""
+    from axisplit.cli.planning import judge, read_rules
+
+    rules = None if tp_plan is None else read_rules(tp_plan)
+    judged = judge(model, ranks, batch, seq, rules, optimum=optimum)
+    _print(judged, judged.to_json(), as_json)
+    raise typer.Exit(0 if judged.right else 1)
+
+
+@app.command()
+def export(
+    plan_file: Annotated[str, typer.Argument(metavar="PLAN", help="A plan that was saved with --out.")],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="hf: a tp_plan of transformers, as JSON; torch: Python source.")
+    ],
+) -> None:
+    """Print a plan in the words of transformers or torch, or say what they cannot express."""
+    from axisplit.solve.plan import Plan
+
+    found = Plan.load(plan_file)
+    if form is ExportFormat.hf:
+        show_json(found.to_hf_tp_plan())
+    else:
+        show(found.to_parallelize_plan())
 
 
 @app.command()

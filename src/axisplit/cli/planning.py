@@ -1,15 +1,20 @@
-"""`axisplit plan` and `axisplit verify`: the model that is named, inputs for it, and one call."""
+"""`axisplit plan`, `verify` and `audit`: the model that is named, inputs for it, and one call."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import axisplit
 from axisplit.cli.steps import step
+from axisplit.errors import InputError
 from axisplit.models import resolve_model
 
 if TYPE_CHECKING:
+    from axisplit.auditing import Audit
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
 
@@ -100,6 +105,32 @@ def prove(
         checkpoint = None if source.kind == "factory" else source.checkpoint_dir()
         error = error_on_processes(model, inputs, plan, verdict.numbers.choices, checkpoint, threads_for(plan.ranks))
     return Judged(verdict, Processes(ranks, error, error <= verdict.numbers.bound))
+
+
+def judge(
+    name: str, ranks: int, batch: int | None, seq: int | None, rules: Mapping[str, str] | None, *, optimum: bool
+) -> Audit:
+    """The audit of a plan made by hand (the model's own if none is given), beside axisplit's unless not asked for."""
+    source = resolve_model(name)
+    with step("opening the model") as progress:
+        model, inputs = source.with_inputs(*sizes_for(batch, seq, None), meta=False, progress=progress)
+    with step(f"running the plan on {ranks} processes" + (", deriving ours" if optimum else "")):
+        return axisplit.audit(model, inputs, ranks, rules, optimum=optimum, name=source.name)
+
+
+def read_rules(file: str) -> dict[str, str]:
+    """A plan of transformers' styles from a JSON file. Raises: InputError if it is not one object of texts."""
+    try:
+        rules = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError("cannot read the plan", where=file, got=str(error), do="check the file") from None
+    if not isinstance(rules, dict) or not all(isinstance(style, str) for style in rules.values()):
+        raise InputError(
+            "the file is not a plan of styles",
+            where=file,
+            needed='one JSON object, as {"model.layers.*.mlp.up_proj": "colwise"}',
+        )
+    return rules
 
 
 def sizes_for(batch: int | None, seq: int | None, plan: Plan | None) -> tuple[int, int]:

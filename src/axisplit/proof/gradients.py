@@ -84,7 +84,7 @@ def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
     before = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     with torch.enable_grad(), uncompiled():
-        scalar = _scalar(model(*args, **kwargs))
+        scalar = scalar_of(model(*args, **kwargs))
         if scalar is None:
             raise InputError("there are no gradients", where=type(model).__name__, needed="an output that needs one")
         _backward(scalar, type(model).__name__)
@@ -95,7 +95,8 @@ def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
     return found
 
 
-def _scalar(result: Any) -> torch.Tensor | None:
+def scalar_of(result: Any) -> torch.Tensor | None:
+    """The sum over the float outputs that need gradients, with fixed random cotangents; None if there are none."""
     generator, total = torch.Generator().manual_seed(0), None
     for tensor in _differentiable(result):
         cotangent = torch.randn(tensor.shape, generator=generator).to(tensor)

@@ -219,6 +219,18 @@ class Plan:
 
         return render_plan(self)
 
+    def to_hf_tp_plan(self) -> dict[str, str]:
+        """As a `tp_plan` of transformers. Raises: LayoutError that names everything its styles cannot express."""
+        from axisplit.export import to_hf_tp_plan
+
+        return to_hf_tp_plan(self)
+
+    def to_parallelize_plan(self) -> str:
+        """As Python source of a dict for torch's `parallelize_module`. Raises: LayoutError as `to_hf_tp_plan`."""
+        from axisplit.export import to_parallelize_plan
+
+        return to_parallelize_plan(self)
+
     # --- files ----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
