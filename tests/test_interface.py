@@ -4,6 +4,17 @@ import axisplit
 
 
 def test_the_public_names() -> None:
-    names = ["Audit", "AxisplitError", "Plan", "Verdict", "audit", "load", "parallelize", "plan", "register_rule", "verify"]
+    names = [
+        "Audit",
+        "AxisplitError",
+        "Plan",
+        "Verdict",
+        "audit",
+        "load",
+        "parallelize",
+        "plan",
+        "register_rule",
+        "verify",
+    ]
     assert axisplit.__all__ == names
     assert all(getattr(axisplit, name).__module__.startswith("axisplit.") for name in names)
