@@ -198,6 +198,7 @@ MUTANTS: dict[str, list[Mutant]] = {
             "as_it_is =",
             zoo_gradients("bert-2"),
         ),
+        Mutant("proof/program.py", 'return [VARIED] if state == WHOLE else []', "return [WHOLE, VARIED]", BACKWARD),
         Mutant("lower/apply.py", "    apply_gradients(model, plan, key)\n", "", BACKWARD),
         Mutant("runtime/sites.py", '("all_reduce", True): "all_reduce",', "", TABLE),
         Mutant("runtime/sites.py", '("all_gather", True): "reduce_scatter"', '("all_gather", True): "keep"', TABLE),

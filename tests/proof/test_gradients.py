@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 import axisplit
+from axisplit.capture.trace import capture
 from axisplit.errors import InputError, ProofError
+from axisplit.lower.lowering import prove_programs
+from axisplit.lower.planning import _Planner, begin_search
 from axisplit.proof.gradients import measure_gradients
 
 
@@ -105,3 +108,21 @@ def test_a_plan_without_backward(block):
     assert verdict.could_not
     assert verdict.to_json()["gradients"]["equal"] is None
     assert "could not be derived: no place for a sum" in str(verdict)
+
+
+def test_where_cotangents_are_converted_is_matched(block):
+    model, inputs, _ = block
+    captured = capture(model, inputs)
+    planner = _Planner(captured, model, inputs, begin_search(captured, 3), (), None)
+    found = planner.with_cotangents(planner.search(planner.start))
+
+    def mismatches(change) -> list[str]:
+        places = (replace(p, steps=tuple(map(change, p.steps))) for p in found.lowered.places)
+        kept = tuple(p for p in places if None not in p.steps)
+        broken = replace(found.lowered, places=kept)
+        return [str(m) for m in prove_programs(found.decision, broken, captured, model, inputs)]
+
+    assert found.no_backward == ""
+    assert mismatches(lambda step: step) == []
+    assert mismatches(lambda step: None if step.kind == "enter" else step)
+    assert mismatches(lambda step: replace(step, partial=True) if step.kind == "all_reduce" else step)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -27,7 +28,8 @@ from axisplit.lower.edits import solve_edits
 from axisplit.lower.insert import is_method, way_to
 from axisplit.lower.places import IsMethod, Place, Refusal, WayTo, find_places
 from axisplit.lower.source import Position, position_of
-from axisplit.proof.program import DecidedWalk, Mismatch
+from axisplit.proof.program import DecidedWalk, FlowWalk, Mismatch
+from axisplit.runtime.cotangents import shown
 from axisplit.runtime.groups import FakeGroup, Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import CollectiveContext, registered
@@ -234,9 +236,12 @@ def prove_rank(
     """Trace one rank's lowered module, on fake tensors if the whole was, and match it with the split of the whole."""
     recorder = Recorder()
     try:
-        graph = trace_rank(plan, captured, model, inputs, group, recorder)
+        with shown() if decision.cotangents is not None else nullcontext():
+            graph = trace_rank(plan, captured, model, inputs, group, recorder)
     except Exception as error:
         return _broken(decision, recorder, group.rank, error)
+    if decision.cotangents is not None:
+        return FlowWalk(decision, group.rank, sites_of(plan)).run(graph)
     return DecidedWalk(decision, group.rank).run(graph)
 
 

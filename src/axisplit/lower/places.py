@@ -275,8 +275,6 @@ class Finder:
         way = self.way_to(node.module, node.frames, position, False)
         if way is None or (node.index, position) not in self.decision.search.wrapped:
             return False
-        if {source, target} == {WHOLE, VARIED}:
-            return False  # forward it changes nothing: the program match would not see another operand wrapped
         self._add(node.module, "operand", f"{_leaf(way)}.{position}", value, source, target, way, position)
         return True
 

@@ -148,7 +148,7 @@ class _Planner:
         return self._tried[key]
 
     def with_cotangents(self, found: Found) -> Found:
-        """The same plan with what backward needs; the forward's choices stay."""
+        """The same plan with what backward needs, proved once more with it; the forward's choices stay."""
         forbidden, reason = frozenset[str](), "no states of the cotangents fit together"
         for _ in range(MOST_ROUNDS):
             chosen = choose_cotangents(found.decision, forbidden)
@@ -156,22 +156,19 @@ class _Planner:
                 break
             decision = replace(found.decision, cotangents=chosen)
             lowered, refusals = lower(decision, self.captured)
-            new = frozenset(r.forbid[1] for r in refusals if r.forbid[0] == "convert") - forbidden
+            new = frozenset(r.forbid[1] for r in refusals if r.forbid[0] == "convert")
             if not refusals:
-                return self._proved_again(found, decision, lowered)
-            reason = refusals[0].reason
-            if not new:
+                mismatches = prove_programs(
+                    decision, lowered, self.captured, self.model, self.inputs, until_one_fails=True
+                )
+                if not mismatches:
+                    return replace(found, decision=decision, lowered=lowered)
+                new = _read_by(decision, mismatches[0].node)
+            reason = refusals[0].reason if refusals else str(mismatches[0])
+            if new <= forbidden:
                 break
             forbidden |= new
         return replace(found, no_backward=reason)
-
-    def _proved_again(self, found: Found, decision: Decision, lowered: Lowered) -> Found:
-        """With places for backward; where that moved a place of the forward's, its program is proved once more."""
-        if forward_places(lowered) != forward_places(found.lowered):
-            mismatches = prove_programs(decision, lowered, self.captured, self.model, self.inputs)
-            if mismatches:
-                return replace(found, no_backward=str(mismatches[0]))
-        return replace(found, decision=decision, lowered=lowered)
 
     def may_gain(self, inside: Search, found: Found) -> bool:
         """Whether the first choice could split more, or split the same with fewer bytes, if all could be reached."""
@@ -308,13 +305,12 @@ def _domain(captured: Captured, calls: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def forward_places(lowered: Lowered) -> object:
-    """What of a lowered plan acts in forward."""
-    steps = {
-        (p.module, p.where, p.leaf): [(s.kind, s.ranges) for s in p.steps if s.kind not in ("enter", "leave")]
-        for p in lowered.places
-    }
-    return {key: chain for key, chain in steps.items() if chain}, [c.programs for c in lowered.captured]
+def _read_by(decision: Decision, node: int | None) -> frozenset[str]:
+    """Classes of the values that an op reads and that carry a cotangent."""
+    if node is None or decision.cotangents is None:
+        return frozenset()
+    keys = {decision.search.ties.value[value] for value in decision.graph.nodes[node].inputs()}
+    return frozenset(keys & decision.cotangents.carrying)
 
 
 def _axes(decision: Decision) -> tuple[AxisPlan, ...]:

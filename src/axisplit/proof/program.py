@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from axisplit.capture.graph import Graph, Node, Ref
 from axisplit.lower.decision import Decision, Parts
+from axisplit.runtime.sites import Site
+from axisplit.solve.cotangents import VARIED
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
 
 
@@ -250,6 +252,38 @@ class DecidedWalk(Walk):
         if node.op._opname == "take" and state == WHOLE:
             return {needed for _, _, needed in self.decision.uses(value) if needed[0] == "S"}
         return super().becomes(node, value, state)
+
+
+class FlowWalk(DecidedWalk):
+    """A walk along a decision with the states of its cotangents: WHOLE and VARIED are told apart (`lower.cotangents`),
+    so that each `enter` and `leave`, and each collective's backward, is where it was decided.
+    """
+
+    def __init__(self, decision: Decision, rank: int, sites: Iterable[Site]) -> None:
+        super().__init__(decision, rank)
+        self._partial = {site.name: site.partial for site in sites}
+
+    def held(self, value: int) -> Iterable[str]:
+        return [self.decision.flows_from(value)]
+
+    def ways(self, node: Node) -> Sequence[Strategy]:
+        wanted = dict[int, str]()
+        for value in set(node.inputs()):
+            wanted.update({at: state for user, at, state in self.decision.flows_to(value) if user is node})
+        inputs = tuple(wanted[position] for position, _ in enumerate(node.inputs()))
+        outputs = tuple(map(self.decision.flows_from, node.outputs))
+        return [replace(self.decision.strategy(node), inputs=inputs, outputs=outputs)]
+
+    def becomes(self, node: Node, value: int, state: str) -> Iterable[str]:
+        kind, site = node.op._opname, str(node.args[-1]).partition("/")[2]
+        whole = VARIED if self._partial[site] else WHOLE
+        if kind == "enter":
+            return [VARIED] if state == WHOLE else []
+        if kind == "leave":
+            return [WHOLE] if state == VARIED else []
+        if kind in ("take", "only_first", "localize"):
+            return super().becomes(node, value, WHOLE) if state == whole else []
+        return [whole if made == WHOLE else made for made in super().becomes(node, value, state)]
 
 
 def _place(node: Node) -> str:

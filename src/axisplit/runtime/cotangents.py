@@ -20,6 +20,10 @@ dL/dy_r @ W_r.T: each rank computes its term, `enter` sums them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -27,7 +31,7 @@ from axisplit.runtime.definition import copied, count_fake, define
 from axisplit.runtime.groups import sum_in_rank_order
 from axisplit.runtime.sites import BoundSite, lookup
 
-__all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "sum_parts", "sum_shared"]
+__all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "shown", "sum_parts", "sum_shared"]
 
 
 def _enter(x: Tensor, site: str) -> Tensor:
@@ -40,14 +44,31 @@ def _leave(x: Tensor, site: str) -> Tensor:
     return copied(x)
 
 
+_shown: ContextVar[bool] = ContextVar("axisplit_shown", default=False)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Inside, `enter` and `leave` are there without gradients too, for the program match to see."""
+    token = _shown.set(True)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
 def enter(x: Tensor, site: str) -> Tensor:
     """A whole value on its way into computations of which each rank does a part."""
-    return _enter_op(x, site) if torch.is_grad_enabled() and x.requires_grad else x
+    return _enter_op(x, site) if _is_there(x) else x
 
 
 def leave(x: Tensor, site: str) -> Tensor:
     """A value with a partial cotangent on its way to where the cotangent is whole."""
-    return _leave_op(x, site) if torch.is_grad_enabled() and x.requires_grad else x
+    return _leave_op(x, site) if _is_there(x) else x
+
+
+def _is_there(x: Tensor) -> bool:
+    return _shown.get() or (torch.is_grad_enabled() and x.requires_grad)
 
 
 def _keep(x: Tensor, site: str) -> Tensor:
