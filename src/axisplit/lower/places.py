@@ -264,6 +264,8 @@ class Finder:
             and not call.first_node <= self._born(value) < call.last_node
         ]
         inner = [(call, leaf) for call, leaf in inner if not self._buried(call)]
+        several = {id(call) for call, leaf in inner for other, name in inner if other is call and name != leaf}
+        inner = [(call, leaf) for call, leaf in inner if id(call) not in several]  # it would no longer be one tensor
         inner.sort(key=lambda found: found[0].first_node - found[0].last_node)
         for call, leaf in inner:
             states = [s for n, _, s in self.decision.flows_to(value) if call.first_node <= n.index < call.last_node]

@@ -261,13 +261,28 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        length = _reduced_length(func, args, result)
-        first = result[0] if isinstance(result, tuple) else result
-        if length is not None and first.is_floating_point() and first.numel():
+        if func._opname == "convolution_backward":
+            for gradient, length in zip(result, _lengths_of_gradients(args), strict=True):
+                if gradient is not None:
+                    self._perturb(func, args, gradient, length)
+            return result
+        found = _reduced_length(func, args, result)
+        if found is not None:
+            self._perturb(func, args, result[0] if isinstance(result, tuple) else result, found)
+        return result
+
+    def _perturb(self, func: Any, args: Any, first: torch.Tensor, length: int) -> None:
+        if first.is_floating_point() and first.numel():
             noise = torch.randn(first.shape, generator=self._generator).to(first.device)
             size = torch.finfo(first.dtype).eps / 2 * length**0.5 * _terms(func, args, first)
             first.add_((noise * size).to(first.dtype))
-        return result
+
+
+def _lengths_of_gradients(args: Any) -> tuple[int, int, int]:
+    """What the gradients of a convolution's input, weight and bias each sum over."""
+    cotangent, _, weight = args[:3]
+    places = cotangent.numel() // max(cotangent.shape[1], 1)
+    return weight.numel() // max(weight.shape[1], 1), places, places
 
 
 def _terms(func: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
