@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import CodeType
 from typing import Any, Literal
 
@@ -132,6 +133,11 @@ class Graph:
     phases: tuple[str, ...] = ("forward",)
     assumed: tuple[str, ...] = ()
     uses: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def producer(self) -> dict[int, Node]:
+        """Value -> the node that makes it; parameters, buffers, inputs and constants have none."""
+        return {output: node for node in self.nodes for output in node.outputs}
 
     def __str__(self) -> str:
         lines = []

@@ -71,7 +71,7 @@ class Recording:
 class Recorder:
     """Follows tensors through one or several phases and appends to a `Recording`."""
 
-    def __init__(self, on_node: Callable[[Node], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.recording = Recording()
         self.phase = "forward"
         self.module_stack: list[str] = [""]
@@ -81,7 +81,6 @@ class Recorder:
         self._tracked: dict[int, _Tracked] = {}
         self._versions: dict[int, int] = {}
         self._sharing: dict[int, list[torch.Tensor]] = {}
-        self._on_node = on_node
         self._attributes: set[int] = set()  # tensors that modules hold as plain attributes: others may write to them
 
     def mark(self) -> tuple[int, int, int]:
@@ -284,8 +283,6 @@ class Recorder:
         )  # fmt: skip
         self.order += 1
         self.recording.nodes.append(node)
-        if self._on_node is not None:
-            self._on_node(node)
         return outputs
 
     def _frames(self) -> tuple[Frame, ...]:

@@ -23,7 +23,7 @@ from axisplit.runtime.definition import DEFINED
 from axisplit.runtime.groups import Group
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import CollectiveContext, Kind, Site, register
-from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
+from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan, StepPlan
 
 
 class Installable(Protocol):
@@ -61,10 +61,15 @@ def sites_of(plan: Installable) -> list[Site]:
     sites: dict[str, Site] = {}
     for steps in [*(p.steps for p in plan.places), *(c.steps for c in plan.captured)]:
         for step in steps:
-            layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
-            sites[step.name] = Site(step.name, step.kind, layout, step.weights, step.partial)  # type: ignore[arg-type]
+            sites[step.name] = site_of(step)
     found = [_argmax_site(place) for place in plan.places if place.reads]
     return [*sites.values(), *(site for site in found if site is not None), *map(_gradient_site, _summed(plan))]
+
+
+def site_of(step: StepPlan) -> Site:
+    """The site at which a planned step stands: inverse of `captured.step_plan`."""
+    layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
+    return Site(step.name, step.kind, layout, step.weights, step.partial)  # type: ignore[arg-type]
 
 
 GRADIENT = ":gradient"

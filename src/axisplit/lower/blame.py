@@ -51,7 +51,7 @@ def _rewriters(decision: Decision, mismatch: Mismatch, node: Node, edits: Iterab
 def _makers(decision: Decision, node: Node, reason: str) -> list[Refusal]:
     """The op's strategy, or if it runs whole, the nearest ones in front of it that do not."""
     waiting, seen = [node], set()
-    producer = {output: n for n in decision.graph.nodes for output in n.outputs}
+    producer = decision.graph.producer
     while waiting:
         current = waiting.pop(0)
         strategy = decision.strategy(current)

@@ -106,7 +106,7 @@ def _classes(decision: Decision, forbidden: frozenset[str]) -> tuple[dict[str, _
     trained = carrying(decision, ("parameter",))
     live = {ties.node[n.index] for n in graph.nodes if any(v in values for v in n.outputs)}
     found: dict[str, _Class] = {}
-    producer = {output: node for node in graph.nodes for output in node.outputs}
+    producer = graph.producer
     for value in sorted(values):
         key, made = ties.value[value], decision.made_in(value)
         entry = found.setdefault(key, _Class(made, _made_mode(decision, value, producer.get(value), key)))
@@ -144,9 +144,9 @@ def _weigh(decision: Decision, entry: _Class, value: int, node: Node | None) -> 
     graph, search, n = decision.graph, decision.search, decision.num_ranks
     info = graph.values[value]
     if info.origin == "parameter":
-        entry.parameter, count = True, _count_of_uses(decision, value)
+        entry.parameter, count = True, search.times_read(value)
     else:
-        count = search.counts.get(node.index, 1) if node is not None and node.phase == graph.phases[0] else 0
+        count = search.times(node.index) if node is not None and node.phase == graph.phases[0] else 0
     if not count:
         return
     entry.enter_bytes += count * all_reduce_bytes(info.bytes, n)
@@ -166,11 +166,6 @@ def _born_bytes(decision: Decision, value: int, source: str) -> float:
         return all_reduce_bytes(decision.graph.values[value].bytes, decision.num_ranks)
     shares = share_bytes(decision.search, value, source)
     return max(reduce_scatter_bytes(shares, rank) for rank in range(decision.num_ranks))
-
-
-def _count_of_uses(decision: Decision, value: int) -> int:
-    counts = decision.search.counts
-    return max((counts.get(index, 1) for index in decision.graph.uses.get(value, ())), default=1)
 
 
 def _add_class(

@@ -131,17 +131,13 @@ class Decision(Parts):
 
     # --- with the states of cotangents: WHOLE or VARIED in place of WHOLE ---------------------------------------------
 
-    @cached_property
-    def _producer(self) -> dict[int, Node]:
-        return {output: node for node in self.graph.nodes for output in node.outputs}
-
     def flows_from(self, value: int) -> str:
         """The state a value is made in."""
         state, chosen = self.made_in(value), self.cotangents
         key = self.search.ties.value[value]
         if chosen is None or state != WHOLE or key not in chosen.carrying:
             return state
-        node = self._producer.get(value)
+        node = self.graph.producer.get(value)
         if node is None:
             return VARIED if key in chosen.leaves else WHOLE
         whole = self.strategy(node).name == "whole"

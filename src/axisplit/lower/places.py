@@ -118,7 +118,7 @@ class Finder:
         self.places: dict[tuple[object, ...], Place] = {}
         self.refusals: list[Refusal] = []
         self.decided: dict[tuple[object, ...], set[tuple[int, str, str]]] = defaultdict(set)
-        self.producer = {output: node for node in graph.nodes for output in node.outputs}
+        self.producer = graph.producer
         self.returned: dict[int, list[tuple[Call, str]]] = defaultdict(list)
         self.given: dict[int, list[tuple[Call, str]]] = defaultdict(list)
         for call in graph.calls:

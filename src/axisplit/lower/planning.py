@@ -21,7 +21,7 @@ from axisplit.lower.cotangents import choose_cotangents
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, prove_programs, ways_in
 from axisplit.lower.places import Refusal, wrappable
-from axisplit.lower.traffic import backward_traffic, forward_traffic, planned_collectives
+from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
@@ -149,6 +149,8 @@ class _Planner:
 
     def with_cotangents(self, found: Found) -> Found:
         """The same plan with what backward needs, proved once more with it; the forward's choices stay."""
+        if found.decision.num_ranks == 1:
+            return found
         forbidden, reason = frozenset[str](), "no states of the cotangents fit together"
         for _ in range(MOST_ROUNDS):
             chosen = choose_cotangents(found.decision, forbidden)
@@ -277,7 +279,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         edits=lowered.edits,
         captured=lowered.captured,
         tiers=_tiers(lowered),
-        collectives=(*forward_traffic(moved, busiest), *backward_traffic(decision, found.lowered)),
+        collectives=(*listed(moved), *backward_traffic(decision, found.lowered)),
         axes=_axes(decision),
         comm_bytes_per_rank=busiest,
         lower_bound_bytes=busiest if optimal or not solution.bytes else busiest * min(1.0, bound / solution.bytes),

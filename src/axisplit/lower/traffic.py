@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from axisplit.lower.apply import site_of
 from axisplit.lower.cotangents import carrying
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
-from axisplit.runtime.layout import Layout
-from axisplit.runtime.sites import Site, twin_of
+from axisplit.runtime.sites import twin_of
 from axisplit.solve.plan import CollectivePlan, ParameterPlan, StepPlan
 from axisplit.solve.states import PARTIAL, WHOLE
 
@@ -30,20 +30,20 @@ def planned_collectives(decision: Decision) -> list[Moved]:
     """Every collective that one pass through each phase issues."""
     graph, found = decision.graph, []
     read = {value for _, value in graph.outputs}
-    producer = {output: node for node in graph.nodes for output in node.outputs}
     for value in graph.values:
         source = decision.made_in(value.index)
         if source == WHOLE or value.origin in ("parameter", "buffer"):
             continue
         targets = {state for _, _, state in decision.uses(value.index)} | ({WHOLE} if value.index in read else set())
-        node = producer.get(value.index)
+        node = graph.producer.get(value.index)
         for target in targets - {source}:
             if source[0] == "S" and target == PARTIAL:
                 continue  # padded with zeros in place
             where = decision.search.ties.node[node.index].split("|")[0] if node is not None else value.name
             phase = node.phase if node is not None else value.name.partition(":")[0]
-            times = decision.search.counts.get(node.index, 1) if node is not None else 1
-            found += [Moved(_kind(source), where or "model", phase, _sent(decision, value.index, source))] * times
+            times = decision.search.times(node.index) if node is not None else 1
+            sent = _sent(decision, value.index, _kind(source), source)
+            found += [Moved(_kind(source), where or "model", phase, sent)] * times
     return found
 
 
@@ -51,18 +51,19 @@ def _kind(state: str) -> str:
     return "all_gather" if state[0] == "S" else "all_reduce"
 
 
-def _sent(decision: Decision, value: int, state: str) -> tuple[float, ...]:
-    ranks = range(decision.num_ranks)
-    if state == PARTIAL or state[0] == "M":
-        size = decision.graph.values[value].bytes
+def _sent(decision: Decision, value: int, kind: str, state: str) -> tuple[float, ...]:
+    """Bytes that each rank sends in a collective on a value; `state` says how its parts lie."""
+    ranks, size = range(decision.num_ranks), decision.graph.values[value].bytes
+    if kind in ("all_reduce", "sum_parts"):
         return tuple(all_reduce_bytes(size, decision.num_ranks) for _ in ranks)
     layout = decision.layout(value, state)
-    owners, size = layout.owners(), decision.graph.values[value].bytes
+    owners = layout.owners()
     shares = [size * owners.local_size(rank) // layout.period for rank in ranks]
-    return tuple(all_gather_bytes(shares, rank) for rank in ranks)
+    formula = reduce_scatter_bytes if kind == "reduce_scatter" else all_gather_bytes
+    return tuple(formula(shares, rank) for rank in ranks)
 
 
-def forward_traffic(moved: list[Moved], busiest: float) -> tuple[CollectivePlan, ...]:
+def listed(moved: list[Moved]) -> tuple[CollectivePlan, ...]:
     """Collectives of one kind and place together; bytes are those of the rank that sends most in the first phase."""
     if not moved:
         return ()
@@ -81,26 +82,21 @@ def backward_traffic(decision: Decision, lowered: Lowered) -> tuple[CollectivePl
     """Every collective of one backward through the first phase, kinds and places together."""
     if decision.cotangents is None or decision.num_ranks == 1:
         return ()
-    found = [*_of_places(decision, lowered), *_of_parameters(decision, lowered)]
-    if not found:
-        return ()
-    totals = [sum(entry.by_rank[rank] for entry in found) for rank in range(decision.num_ranks)]
-    return forward_traffic(found, max(totals))
+    return listed([*_of_places(decision, lowered), *_of_parameters(decision, lowered)])
 
 
 def _of_places(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
     graph, trained = decision.graph, carrying(decision, ("parameter",))
-    producer = {output: node for node in graph.nodes for output in node.outputs}
     for steps in [*(p.steps for p in lowered.places), *(c.steps for c in lowered.captured)]:
         for step in steps:
             kind = twin_kind(step)
             for value, source, target in sorted(lowered.converted.get(step.name, ())):
-                node = producer.get(value)
+                node = graph.producer.get(value)
                 if kind in _SENDING and node is not None and node.phase == graph.phases[0] and value in trained:
                     state = target if step.kind == "take" else source
                     where = decision.search.ties.node[node.index].split("|")[0] or "model"
-                    sent = _sent_backward(decision, value, kind, state)
-                    yield from [Moved(kind, where, "backward", sent)] * decision.search.counts.get(node.index, 1)
+                    sent = _sent(decision, value, kind, state)
+                    yield from [Moved(kind, where, "backward", sent)] * decision.search.times(node.index)
 
 
 _SENDING = ("all_reduce", "all_gather", "reduce_scatter", "sum_parts")
@@ -108,20 +104,8 @@ _SENDING = ("all_reduce", "all_gather", "reduce_scatter", "sum_parts")
 
 def twin_kind(step: StepPlan) -> str:
     """The op that a step's backward issues; "" if none."""
-    layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
-    twin = twin_of(Site(step.name, step.kind, layout, step.weights, step.partial))  # type: ignore[arg-type]
+    twin = twin_of(site_of(step))
     return "" if twin is None else twin.kind
-
-
-def _sent_backward(decision: Decision, value: int, kind: str, state: str) -> tuple[float, ...]:
-    ranks, size = range(decision.num_ranks), decision.graph.values[value].bytes
-    if kind in ("all_reduce", "sum_parts"):
-        return tuple(all_reduce_bytes(size, decision.num_ranks) for _ in ranks)
-    layout = decision.layout(value, state)
-    owners = layout.owners()
-    shares = [size * owners.local_size(rank) // layout.period for rank in ranks]
-    formula = all_gather_bytes if kind == "all_gather" else reduce_scatter_bytes
-    return tuple(formula(shares, rank) for rank in ranks)
 
 
 def _of_parameters(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
@@ -130,17 +114,12 @@ def _of_parameters(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
     for parameter in lowered.parameters:
         if parameter.kind == "parameter" and values[parameter.name] in trained:
             where = ties.value[values[parameter.name]]
-            count = _count(decision, values[parameter.name])
+            count = decision.search.times_read(values[parameter.name])
             if parameter.gradient == "sum":
                 sent = (all_reduce_bytes(parameter.bytes, decision.num_ranks),) * decision.num_ranks
                 yield from [Moved("all_reduce", where, "backward", sent)] * count
             elif parameter.gradient == "shared":
                 yield from [Moved("sum_shared", where, "backward", _sent_to_holders(parameter))] * count
-
-
-def _count(decision: Decision, value: int) -> int:
-    counts = decision.search.counts
-    return max((counts.get(index, 1) for index in decision.graph.uses.get(value, ())), default=1)
 
 
 def _sent_to_holders(parameter: ParameterPlan) -> tuple[float, ...]:
@@ -160,4 +139,4 @@ def _sent_to_holders(parameter: ParameterPlan) -> tuple[float, ...]:
     return tuple(sent)
 
 
-__all__ = ["Moved", "backward_traffic", "forward_traffic", "planned_collectives", "twin_kind"]
+__all__ = ["Moved", "backward_traffic", "listed", "planned_collectives", "twin_kind"]

@@ -24,14 +24,14 @@ from axisplit.errors import InputError, ProofError
 from axisplit.lower.apply import GRADIENT, make_rank, sites_of, take_shard
 from axisplit.proof.choices import Pinned, Recorded, Recorder, in_terms_of
 from axisplit.proof.numbers import (
-    CONTROL_FACTOR,
-    DRAWS,
     EXACT_TOLERANCE,
     SAFETY,
     Outputs,
-    Perturbed,
     Widened,
+    control_error,
     differences,
+    each_caught,
+    perturbed,
     starred,
     wide_by_default,
     widened_inputs,
@@ -59,9 +59,7 @@ class Gradients:
 
     @property
     def control_caught(self) -> bool | None:
-        if not self.control_errors:
-            return None
-        return all(not error <= CONTROL_FACTOR * self.bound for error in self.control_errors.values())
+        return each_caught(self.control_errors, self.bound)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `gradients` in `axisplit verify --json`."""
@@ -153,9 +151,7 @@ def measure_gradients(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Gra
     called = set().union(*moved)  # those for inputs that need no gradient are not
     for name, sites in backward_collectives(plan, called).items():
         missing = _errors(plan, whole, _on_ranks(model, inputs, plan, recorded, drop=sites)[0])
-        most = max((in_terms_of(missing[n], bounds[n]) for n in missing), default=0.0)
-        noticed = most > CONTROL_FACTOR
-        controls[name] = most * bound if bound else max(missing.values(), default=0.0) * noticed
+        controls[name] = control_error(missing, bounds, bound)
     return Gradients(_exact(model, inputs, plan), error, bound, nearest, controls, sent)
 
 
@@ -233,13 +229,7 @@ def _worst(found: list[dict[str, float]]) -> dict[str, float]:
 
 def _bounds(model: torch.nn.Module, inputs: Inputs, whole: Outputs, recorded: Recorded) -> dict[str, float]:
     """How far each gradient moves when every reduction of forward and backward is off by its own rounding error."""
-    moves = []
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    for draw in range(DRAWS):
-        with Perturbed(seed=draw):
-            moves.append(differences(whole, _pinned(model, inputs, recorded)))
-    torch.backends.mha.set_fastpath_enabled(fused)
+    moves = perturbed(lambda: differences(whole, _pinned(model, inputs, recorded)))
     return {name: SAFETY * move for name, move in _worst(moves).items()}
 
 

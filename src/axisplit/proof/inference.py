@@ -91,7 +91,6 @@ class InferredWalk(Walk):
         self.fitting: Ways = {}
         self._ways, self._held, self._sites = ways, held, sites
         self._looked_up: dict[int, Site] = {}  # localized ids, and rows looked up by them -> the site
-        self._producer = {output: node for node in self.whole.nodes for output in node.outputs}
 
     def held(self, value: int) -> Iterable[str]:
         return self._held.get(value, ())
@@ -132,7 +131,7 @@ class InferredWalk(Walk):
     def _masks(self, node: Node, value: int, site: Site) -> bool:
         """Whether rows are masked by the ids, and for the part of the table, that they were looked up with."""
         rows, ids = node.inputs()
-        wanted = list(self._producer[value].inputs())[1]
+        wanted = list(self.whole.producer[value].inputs())[1]
         return self._looked_up.get(rows) == site and (wanted, WHOLE) in self.whole_of[ids]
 
     def _lies(self, value: int, state: str, site: Site) -> bool:
@@ -149,7 +148,7 @@ class InferredWalk(Walk):
     def _weights(self, value: int, state: str) -> tuple[float, ...]:
         """Each rank's share of the indices that a mean was taken over."""
         derived = self.parts.search.derived
-        reduced = derived.axes.product(derived.laws[self._producer[value].index].reduce)
+        reduced = derived.axes.product(derived.laws[self.whole.producer[value].index].reduce)
         ranks = range(self.parts.num_ranks)
         return tuple(local_length(derived.axes, reduced, self.parts.held(state, r)) / reduced.size for r in ranks)
 

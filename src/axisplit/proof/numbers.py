@@ -25,7 +25,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -43,6 +43,7 @@ from axisplit.solve.plan import Plan
 
 DRAWS, SAFETY, EXACT_TOLERANCE, CONTROL_FACTOR = 3, 8.0, 1e-10, 10.0
 Outputs = dict[str, torch.Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ class Numbers:
 
     @property
     def control_caught(self) -> bool | None:
-        if not self.control_errors:
-            return None
-        return all(not error <= CONTROL_FACTOR * self.bound for error in self.control_errors.values())
+        return each_caught(self.control_errors, self.bound)
 
     @property
     def equal(self) -> bool:
@@ -177,9 +176,7 @@ def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str,
     controls = {}
     for name, sites in distinct_collectives(plan).items():
         missing = whole.worst(run_ranks(model, inputs, plan, only, whole.recorded, drop=sites))
-        most = max((_ratio(missing, bounds, output) for output in missing), default=0.0)
-        noticed = most > CONTROL_FACTOR  # by something, where rounding moves none of the outputs
-        controls[name] = most * bound if bound else max(missing.values(), default=0.0) * noticed
+        controls[name] = control_error(missing, bounds, bound)
     choices = summarize(whole.recorded, [run.flipped for run in runs], errors, bounds)
     exact = exact_error(model, inputs, plan, only)
     return Numbers(exact, error, bound, controls, [run.comm_bytes for run in runs], choices)
@@ -187,6 +184,20 @@ def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str,
 
 def _ratio(errors: dict[str, float], bounds: dict[str, float], name: str) -> float:
     return in_terms_of(errors[name], bounds.get(name, 0.0))
+
+
+def control_error(missing: dict[str, float], bounds: dict[str, float], bound: float) -> float:
+    """The errors of a run without a collective as one, in terms of the bound that is reported: that of what notices it
+    most.
+    """
+    most = max((_ratio(missing, bounds, name) for name in missing), default=0.0)
+    noticed = most > CONTROL_FACTOR  # by something, where rounding moves nothing that is reported
+    return most * bound if bound else max(missing.values(), default=0.0) * noticed
+
+
+def each_caught(errors: dict[str, float], bound: float) -> bool | None:
+    """Whether every control's error exceeds the bound by far; None without controls."""
+    return all(not error <= CONTROL_FACTOR * bound for error in errors.values()) if errors else None
 
 
 def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
@@ -242,14 +253,22 @@ def starred(name: str) -> str:
 
 def rounding_bounds(model: torch.nn.Module, inputs: Inputs, whole: Whole, only: tuple[str, ...]) -> dict[str, float]:
     """How far each output, and what each choice is made from, moves when every reduction is off by its own rounding."""
-    runs = []
+    runs = perturbed(lambda: run_pinned(model, inputs, only, whole.recorded))
+    return {name: SAFETY * move for name, move in whole.worst(runs).items()}
+
+
+def perturbed(run: Callable[[], T]) -> list[T]:
+    """What a run gives under rounding errors, drawn several times."""
+    results = []
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused block hides the reductions inside it
-    for draw in range(DRAWS):
-        with Perturbed(seed=draw):
-            runs.append(run_pinned(model, inputs, only, whole.recorded))
-    torch.backends.mha.set_fastpath_enabled(fused)
-    return {name: SAFETY * move for name, move in whole.worst(runs).items()}
+    try:
+        for draw in range(DRAWS):
+            with Perturbed(seed=draw):
+                results.append(run())
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return results
 
 
 class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from axisplit.errors import LayoutError
 from axisplit.runtime.cotangents import embed, enter, keep, leave, reduce_scatter, sum_parts, sum_shared
-from axisplit.runtime.definition import copied, count_fake, define
+from axisplit.runtime.definition import copied, count_fake, define, fake_alike
 from axisplit.runtime.sites import BoundSite, lookup
 
 __all__ = [
@@ -173,16 +173,6 @@ def _fake_pad(x: Tensor, site: str) -> Tensor:
     return x.new_empty(bound.the_layout.global_shape(x, bound.group.rank))
 
 
-def _fake_only_first(x: Tensor, site: str) -> Tensor:
-    count_fake(lookup(site, "only_first"), 0)
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _fake_scale(x: Tensor, site: str) -> Tensor:
-    count_fake(lookup(site, "scale"), 0)
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 def _fake_argmax(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "argmax")
     _check_logits(x, bound, site)
@@ -193,7 +183,7 @@ def _fake_argmax(x: Tensor, site: str) -> Tensor:
 all_reduce = define("all_reduce", _all_reduce, _fake_all_reduce)
 all_gather = define("all_gather", _all_gather, _fake_all_gather)
 take = define("take", _take, _fake_take)
-only_first = define("only_first", _only_first, _fake_only_first)
+only_first = define("only_first", _only_first, fake_alike("only_first"))
 pad = define("pad", _pad, _fake_pad)
-scale = define("scale", _scale, _fake_scale)
+scale = define("scale", _scale, fake_alike("scale"))
 argmax = define("argmax", _argmax, _fake_argmax, differentiable=False)

@@ -27,21 +27,21 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from axisplit.runtime.definition import copied, count_fake, define
+from axisplit.runtime.definition import Kernel, copied, count_fake, define, fake_alike
 from axisplit.runtime.groups import sum_in_rank_order
-from axisplit.runtime.sites import BoundSite, lookup
+from axisplit.runtime.sites import BoundSite, Kind, lookup
 
 __all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "shown", "sum_parts", "sum_shared"]
 
 
-def _enter(x: Tensor, site: str) -> Tensor:
-    lookup(site, "enter").count(0)
-    return copied(x)
+def _passing(kind: Kind) -> Kernel:
+    """A value as it is, copied."""
 
+    def kernel(x: Tensor, site: str) -> Tensor:
+        lookup(site, kind).count(0)
+        return copied(x)
 
-def _leave(x: Tensor, site: str) -> Tensor:
-    lookup(site, "leave").count(0)
-    return copied(x)
+    return kernel
 
 
 _shown: ContextVar[bool] = ContextVar("axisplit_shown", default=False)
@@ -128,16 +128,6 @@ def _sum_shared(x: Tensor, site: str) -> Tensor:
     return total.to(x.dtype)
 
 
-def _fake_enter(x: Tensor, site: str) -> Tensor:
-    count_fake(lookup(site, "enter"), 0)
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _fake_leave(x: Tensor, site: str) -> Tensor:
-    count_fake(lookup(site, "leave"), 0)
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 def _fake_keep(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "keep")
     count_fake(bound, 0)
@@ -169,8 +159,8 @@ def _fake_sum_shared(x: Tensor, site: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-_enter_op = define("enter", _enter, _fake_enter)
-_leave_op = define("leave", _leave, _fake_leave)
+_enter_op = define("enter", _passing("enter"), fake_alike("enter"))
+_leave_op = define("leave", _passing("leave"), fake_alike("leave"))
 keep = define("keep", _keep, _fake_keep, differentiable=False)
 embed = define("embed", _embed, _fake_embed, differentiable=False)
 reduce_scatter = define("reduce_scatter", _reduce_scatter, _fake_reduce_scatter, differentiable=False)

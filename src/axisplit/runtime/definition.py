@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from axisplit.runtime.sites import BACKWARD, BoundSite, has_twin, kind_at
+from axisplit.runtime.sites import BACKWARD, BoundSite, Kind, has_twin, kind_at, lookup
 
-__all__ = ["DEFINED", "copied", "cotangent", "count_fake", "define"]
+__all__ = ["DEFINED", "copied", "cotangent", "count_fake", "define", "fake_alike"]
 
 Kernel = Callable[[Tensor, str], Tensor]
 
@@ -25,6 +25,16 @@ def count_fake(bound: BoundSite, volume: int) -> None:
     """Count a call on fake tensors, where that is asked for."""
     if bound.count_fake:
         bound.count(volume)
+
+
+def fake_alike(kind: Kind) -> Kernel:
+    """The fake implementation of an op that sends nothing and gives a tensor like its operand."""
+
+    def fake(x: Tensor, site: str) -> Tensor:
+        count_fake(lookup(site, kind), 0)
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    return fake
 
 
 def _remember_site(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -32,6 +32,14 @@ class Search:
     wrapped: set[tuple[int, int]] = field(default_factory=set)  # (node, operand position) that can be wrapped
     counts: dict[int, int] = field(default_factory=dict)  # node -> how many it stands for, where a run was folded
 
+    def times(self, node: int) -> int:
+        """How many nodes of the real model one stands for, where a run of blocks was folded."""
+        return self.counts.get(node, 1)
+
+    def times_read(self, value: int) -> int:
+        """How many values of the real model a parameter stands for."""
+        return max((self.times(node) for node in self.derived.graph.uses.get(value, ())), default=1)
+
     @property
     def keys(self) -> AxisKeys:
         return self.ties.axis
@@ -120,7 +128,6 @@ def _add_conversions(search: Search, problem: Problem) -> None:
     graph, ties = search.derived.graph, search.ties
     produced, needed = _states_in_play(problem)
     total: dict[tuple[str, str, str], list[Conversion]] = defaultdict(list)
-    made = {output: node for node in graph.nodes for output in node.outputs}
     for value in graph.values:
         key = ties.value[value.index]
         if value.origin in ("parameter", "buffer") or key not in needed:
@@ -130,9 +137,9 @@ def _add_conversions(search: Search, problem: Problem) -> None:
                 if source != target and ("convert", key, source, target) not in search.forbidden:
                     conversion = _conversion(search, value.index, source, target)
                     if conversion is not None:
-                        node = made.get(value.index)
+                        node = graph.producer.get(value.index)
                         weight = phase_weight(value.name if node is None else node.phase)
-                        weight *= 1 if node is None else search.counts.get(node.index, 1)
+                        weight *= 1 if node is None else search.times(node.index)
                         total[key, source, target].append(replace(conversion, bytes=conversion.bytes * weight))
     members: dict[str, int] = defaultdict(int)
     for value in graph.values:

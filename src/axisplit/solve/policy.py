@@ -254,5 +254,5 @@ def _lone_price(search: Search, problem: Problem, name: str) -> float:
                 for strategy in instance.strategies.values()
                 if position < len(strategy.inputs) and strategy.inputs[position].startswith("S:")
             ]
-            total += phase_weight(node.phase) * search.counts.get(index, 1) * min(prices, default=0.0)
+            total += phase_weight(node.phase) * search.times(index) * min(prices, default=0.0)
     return total
