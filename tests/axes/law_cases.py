@@ -54,6 +54,11 @@ def rising(size: int, *outer: int) -> Make:
     return lambda rng: torch.arange(size).double().expand(*outer, size).contiguous() - size // 2
 
 
+def ends(size: int, count: int) -> Make:
+    """Where `count` runs in a vector start."""
+    return lambda rng: torch.arange(count) * (size // count)
+
+
 def permuted(size: int) -> Make:
     return lambda rng: torch.randperm(size, generator=rng)
 
@@ -106,8 +111,8 @@ softshrink sqrt square tan tanh threshold trunc silu native_dropout clamp clamp_
 special_expit special_erf special_log1p to _to_copy fill zero rrelu zeros_like ones_like empty_like
 """
 PAIRED = """
-atan2 copysign eq ne ge gt le lt floor_divide fmax fmin fmod hypot logaddexp logaddexp2 logical_and logical_or
-logical_xor maximum minimum nextafter pow remainder xlogy greater greater_equal less less_equal not_equal
+atan2 polar ldexp copysign eq ne ge gt le lt floor_divide fmax fmin fmod hypot logaddexp logaddexp2 logical_and
+logical_or logical_xor maximum minimum nextafter pow remainder xlogy greater greater_equal less less_equal not_equal
 heaviside float_power copy
 """
 BITS = """
@@ -128,7 +133,8 @@ POINTWISE = [
     *(Case(f"{name} broadcast", apply(name), (u(4, 3), u(3)), "pp p") for name in PAIRED.split()),
     *(Case(name, apply(name), (n(3, 4, 3), n(3, 4, 1)), "pp p1") for name in BITS.split()),
     *(Case(name, apply(name), (b(4, 3),), "pp") for name in ("bitwise_not", "logical_not")),
-    *(Case(name, apply(name), (z(4, 3),), "pp") for name in ("real", "imag", "conj")),
+    *(Case(name, apply(name), (z(4, 3),), "pp") for name in ("real", "imag", "angle")),
+    *(Case(name, apply(name), (z(4, 3),), "pp | P") for name in ("conj", "_conj", "_conj_physical")),
     Case("polygamma", lambda x: aten.polygamma(1, x), (u(4, 3),), "pp"),
     Case("full_like", lambda x: aten.full_like(x, 2.0), (u(4, 3),), "pp"),
     Case("gelu of a scalar", aten.gelu, (u(),), "()"),
@@ -137,6 +143,7 @@ POINTWISE = [
     Case("where without values", aten.where.default, (b(4, 3),), ".."),
     Case("masked_fill", lambda x, m: x.masked_fill(m, -1.0), (u(2, 4, 3), b(4, 1)), "ppp p1"),
     Case("masked_fill of a tensor", lambda x, m, v: x.masked_fill(m, v), (u(4, 3), b(4, 3), u()), "pp pp ()"),
+    Case("lerp", torch.lerp, (f(4, 3), f(4, 3), f(3)), "pp pp p"),
     Case("addcmul", aten.addcmul, (f(4, 3), f(4, 3), f(3)), "pp pp p"),
     Case("addcdiv", aten.addcdiv, (f(4, 3), f(4, 3), u(3)), "pp pp p"),
     Case("prelu", aten.prelu, (f(4, 3, 5), u(3)), "ppp p"),
@@ -353,9 +360,34 @@ VIEW = [
     Case("triu", lambda x: x.triu(1), (f(3, 4, 5),), "p.. | P"),
     Case("as_strided", lambda x: x.as_strided((2, 3), (1, 2)), (f(3, 4),), ".."),
     Case("im2col", lambda x: aten.im2col(x, [2, 2], [1, 1], [0, 0], [1, 1]), (f(2, 3, 4, 4),), "...."),
-    Case("pixel_shuffle", lambda x: functional.pixel_shuffle(x, 2), (f(1, 8, 3, 3),), "1..."),
-    Case("pixel_unshuffle", lambda x: functional.pixel_unshuffle(x, 2), (f(1, 2, 4, 4),), "1..."),
+    Case("pixel_shuffle", lambda x: functional.pixel_shuffle(x, 2), (f(2, 8, 3, 3),), "p(p..)pp | P"),
+    Case("pixel_unshuffle", lambda x: functional.pixel_unshuffle(x, 2), (f(2, 3, 4, 6),), "pp(p.)(p.) | P"),
+    Case("channel_shuffle", lambda x: torch.channel_shuffle(x, 2), (f(2, 6, 2, 2),), "p(pp)pp | P"),
+    Case("view_as_real", torch.view_as_real, (z(4, 3),), "pp | P"),
+    Case("view_as_complex", torch.view_as_complex, (f(4, 3, 2),), "pp. | P"),
+    Case("complex", torch.complex, (f(4, 3), f(3)), "pp p | PP"),
 ]  # fmt: skip
+
+# --- transform ----------------------------------------------------------------------------------------------------
+TRANSFORM = [
+    *(Case(name, apply(f"fft_{name}"), (z(3, 4, 8),), "pp. | P") for name in ["fft", "ifft", "irfft", "hfft"]),
+    *(Case(name, apply(f"fft_{name}"), (f(3, 4, 8),), "pp. | P") for name in ["rfft", "ihfft"]),
+    *(Case(name, apply(f"fft_{name}"), (z(3, 4, 4),), "p.. | P") for name in ["fft2", "ifft2", "irfft2", "hfft2"]),
+    *(Case(name, apply(f"fft_{name}"), (f(3, 4, 4),), "p.. | P") for name in ["rfft2", "ihfft2"]),
+    *(Case(name, apply(f"fft_{name}"), (z(3, 4),), ".. | P") for name in ["fftn", "ifftn", "irfftn", "hfftn"]),
+    *(Case(name, apply(f"fft_{name}"), (f(3, 4),), ".. | P") for name in ["rfftn", "ihfftn"]),
+    Case("irfft to a length", lambda x: torch.fft.irfft(x, n=8, dim=1), (z(3, 5, 4),), "p.p | P"),
+    Case("fftn of the last", lambda x: torch.fft.fftn(x, s=(6,)), (z(3, 4),), "p. | P"),
+    Case("fftshift", lambda x: torch.fft.fftshift(x, dim=1), (f(3, 4),), "p. | P"),
+    Case("ifftshift", lambda x: torch.fft.ifftshift(x), (f(3, 4),), ".. | P"),
+    Case(
+        "stft",
+        lambda x, w: torch.stft(x, 4, window=w, return_complex=True),
+        (f(3, 16), u(4)),
+        "pp | P; 1p.; 1pp | P; p. . | P.",
+    ),
+    Case("istft", lambda x, w: torch.istft(x, 4, window=w, return_complex=False), (z(3, 3, 9), u(4)), "p.. . | P."),
+]
 
 # --- reduction ----------------------------------------------------------------------------------------------------
 
@@ -417,6 +449,10 @@ NORMALIZATION = [
          "pp. ."),
     Case("rms_norm", lambda x, w: functional.rms_norm(x, (5,), w), (u(2, 4, 5), u(5)), "pp. ."),
     Case("_fused_rms_norm", lambda x, w: aten._fused_rms_norm(x, [5], w, 1e-5), (u(2, 4, 5), u(5)), "pp. ."),
+    Case("weight_norm", lambda v, g: torch._weight_norm(v, g, 0), (u(4, 3, 2), u(4, 1, 1)), "p.. p11 | .P"),
+    Case("weight_norm of inputs", lambda v, g: torch._weight_norm(v, g, 2), (u(4, 3, 2), u(1, 1, 2)), "..p 11p | .P"),
+    Case("_weight_norm_interface", aten._weight_norm_interface, (u(4, 3), u(4, 1)), "p. p1"),
+    Case("weight_norm of all", lambda v, g: torch._weight_norm(v, g, -1), (u(4, 3), u()), ".. () | .P"),
     Case("batch_norm", lambda x, m, v, w, c: functional.batch_norm(x, m, v, w, c), (f(4, 3, 5), f(3), u(3), f(3), f(3)),
          "ppp p p p p"),
     Case("batch_norm of a row", lambda x, m, v: functional.batch_norm(x, m, v), (f(4, 3), f(3), u(3)), "pp p p"),
@@ -587,6 +623,11 @@ def case_at(name: str, op: Any, at: tuple[Any, ...], operands: tuple[Make, ...],
 
 INDEXING = [
     Case("embedding", lambda w, x: functional.embedding(x, w), (f(7, 4), n(7, 5, 3)), "lp pp"),
+    Case("embedding_bag", lambda w, x, o: functional.embedding_bag(x, w, o), (f(7, 4), n(7, 6), ends(6, 3)), ".p . ."),
+    Case("embedding_bag of maxima", lambda w, x, o: functional.embedding_bag(x, w, o, mode="max"),
+         (s(7, 4), n(7, 6), ends(6, 3)), ".p . ."),
+    *(Case(name, apply(name), (f(7, 4), n(7, 6), ends(6, 3)), ".p . .")
+      for name in ("_embedding_bag", "_embedding_bag_forward_only")),
     Case("embedding padded", lambda w, x: functional.embedding(x, w, padding_idx=2), (f(7, 4), n(7, 5)), "lp p"),
     Case("embedding of packed rows", lambda w, x: functional.embedding(x, w.view(3, 3, 4).view(9, 4)),
          (f(9, 4), n(9, 5)), "(pp)p | P; ppp | P; (l.)p p"),
@@ -638,5 +679,6 @@ INDEXING = [
 ]  # fmt: skip
 
 CASES = [
-    *POINTWISE, *CONTRACTION, *VIEW, *REDUCTION, *NORMALIZATION, *ATTENTION, *CONVOLUTION, *CREATION, *INDEXING,
+    *POINTWISE, *CONTRACTION, *VIEW,
+    *TRANSFORM, *REDUCTION, *NORMALIZATION, *ATTENTION, *CONVOLUTION, *CREATION, *INDEXING,
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Models from elsewhere, at sizes that divide by nothing: equal at 2, 3 and 4 ranks, gradients too.
+"""Models from elsewhere and written by hand, at sizes that divide by nothing: equal at 2, 3 and 4 ranks, gradients too.
 
 By default each runs at one number of ranks, in rotation; `--full` runs all.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import axisplit
+from models_zoo import written
 
 Made = tuple[nn.Module, Any, float]  # model, inputs, least share of the parameter bytes that is split
 
@@ -136,6 +137,17 @@ OUTSIDE: dict[str, Callable[[], Made]] = {
     "compiled": lambda: (
         torch.compile(nn.Sequential(nn.Linear(16, 51), nn.GELU(), nn.Linear(51, 16))), (torch.randn(3, 16),), 0.95,
     ),
+    "minimal gpt": lambda: (
+        written.MinimalGpt(), (torch.randint(0, 97, (2, 12)), torch.randint(0, 97, (2, 12))), 0.9,
+    ),
+    "complex rotary": lambda: (written.ComplexRotary(), (torch.randn(2, 9, 72),), 1.0),
+    "fourier operator": lambda: (written.FourierOperator(), (torch.randn(2, 16, 2),), 0.95),
+    "looped gates": lambda: (written.LoopedGates(), (torch.randn(2, 4, 18),), 0.45),  # a step gathers its state
+    "clicks": lambda: (
+        written.Clicks(),
+        (torch.randn(4, 13), torch.randint(0, 57, (3, 8)), torch.tensor([[0, 2, 4, 6]] * 3)), 0.95,
+    ),
+    "upscaler": lambda: (written.upscaler(), (torch.randn(2, 3, 6, 6),), 0.95),
     "x-transformers": x_transformers,
     "diffusers unet": unet,
     "diffusers dit": dit,

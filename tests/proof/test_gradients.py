@@ -85,6 +85,34 @@ def test_bytes_that_were_not_planned(block):
         judged(model, inputs, with_gradient(plan, "0.slope", "own"))
 
 
+def test_more_bytes_than_planned(block):
+    model, inputs, plan = block
+    collectives = tuple(c for c in plan.collectives if "slope" not in c.where)
+    with pytest.raises(ProofError, match="the bytes that backward sent are not those planned"):
+        judged(model, inputs, replace(plan, collectives=collectives))
+
+
+class Tap(nn.Module):
+    """What the norm gives is returned as it is, and read by a layer that is split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normed = self.norm(x)
+        return normed, self.down(torch.tanh(self.up(normed)))
+
+
+def test_what_is_returned_has_its_own_cotangent():
+    torch.manual_seed(0)
+    model, inputs = Tap(), (torch.randn(1, 1, 16),)  # so little that it enters where it is read, behind the norm
+    plan = axisplit.plan(model, inputs, ranks=3)
+    assert plan.no_backward == ""
+    assert {p.module for p in plan.places if p.steps[0].kind == "enter"} == {"up"}
+    assert judged(model, inputs, plan).equal
+
+
 def test_a_bias_that_every_rank_would_learn(block):
     model, inputs, plan = block
     assert {p.gradient for p in plan.parameters if p.name.endswith("down.bias")} == {"first"}
@@ -111,7 +139,7 @@ def test_a_plan_without_backward(block):
 
 
 def test_where_cotangents_are_converted_is_matched(block):
-    model, inputs, _ = block
+    model, inputs, plan = block
     captured = capture(model, inputs)
     planner = _Planner(captured, model, inputs, begin_search(captured, 3), (), None)
     found = planner.with_cotangents(planner.search(planner.start))
@@ -119,10 +147,19 @@ def test_where_cotangents_are_converted_is_matched(block):
     def mismatches(change) -> list[str]:
         places = (replace(p, steps=tuple(map(change, p.steps))) for p in found.lowered.places)
         kept = tuple(p for p in places if None not in p.steps)
-        broken = replace(found.lowered, places=kept)
+        return mismatches_of(kept)
+
+    def mismatches_of(places) -> list[str]:
+        broken = replace(found.lowered, places=tuple(places))
         return [str(m) for m in prove_programs(found.decision, broken, captured, model, inputs)]
 
     assert found.no_backward == ""
+    assert found.decision.cotangents.bytes == pytest.approx(
+        sum(c.bytes for c in plan.collectives if c.phase == "backward")
+    )
+    entering = [p for p in found.lowered.places if p.steps[0].kind == "enter"]
+    assert mismatches_of([*found.lowered.places, *(replace(p, leaf=p.leaf) for p in entering)])  # entered twice
     assert mismatches(lambda step: step) == []
     assert mismatches(lambda step: None if step.kind == "enter" else step)
+    assert mismatches(lambda step: replace(step, kind="leave") if step.kind == "enter" else step)
     assert mismatches(lambda step: replace(step, partial=True) if step.kind == "all_reduce" else step)

@@ -7,7 +7,6 @@ the first value in the order of the program that is none of whole, part or parti
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from axisplit.auditing.observe import is_input, module_of, observing
 from axisplit.auditing.rank import GIVEN, PART, WHOLE, Crash, Found, Given, results, run_on_rank
 from axisplit.auditing.states import State, Values, is_close
 from axisplit.auditing.styles import HandPlan, load_part, loadable, read_plan, save
+from axisplit.capture.copies import copy_model
 from axisplit.capture.trace import Inputs, normalize_inputs
 from axisplit.errors import AxisplitError, CollectiveError, InputError
 from axisplit.export import starred
@@ -175,9 +175,9 @@ def audit(
 def _given(model: nn.Module, inputs: Inputs, plan: HandPlan, folder: Path) -> Given:
     """In float64; a plan of transformers' is applied by its loading, so its model is saved."""
     if plan.kind == "torch":
-        return Given(copy.deepcopy(model).double(), widened_inputs(inputs), plan)
+        return Given(copy_model(model).double(), widened_inputs(inputs), plan)
     how = loadable(model)
-    save(copy.deepcopy(model).double(), folder)
+    save(copy_model(model).double(), folder)
     return Given(how, widened_inputs(inputs), plan)
 
 
@@ -185,9 +185,7 @@ def _whole_values(given: Given, folder: Path) -> dict[str, Values]:
     """Values, cotangents, gradients and parameters of the whole model. Raises: InputError if two runs differ."""
     args, kwargs = normalize_inputs(given.inputs)
     with wide_by_default():
-        wide = (
-            copy.deepcopy(given.model) if isinstance(given.model, nn.Module) else load_part(given.model, folder, None)
-        )
+        wide = copy_model(given.model) if isinstance(given.model, nn.Module) else load_part(given.model, folder, None)
         with Widened():
             with observing(wide, cotangents=True) as seen:
                 gradients = gradients_of(wide, given.inputs)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from axisplit.auditing.states import Values
-from axisplit.capture.record import leaves
+from axisplit.capture.trees import leaves
 
 
 @dataclass

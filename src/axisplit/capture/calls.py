@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from axisplit.capture.trees import is_record, items_of
+
 _PLAIN = (bool, int, float, str)
 _ABSENT = object()
 
@@ -81,13 +83,16 @@ def kind(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {kind(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (tuple, list)):
         return "(" + ", ".join(map(kind, value)) + ")"
+    if is_record(value):
+        fields = ", ".join(f"{name}: {kind(item)}" for name, item in items_of(value))
+        return f"{type(value).__name__}({fields})"
     return type(value).__name__
 
 
 def is_state(value: Any) -> bool:
     """Whether an argument is an object (a cache, a state) rather than tensors and plain data."""
     data = (torch.Tensor, Mapping, tuple, list, *_PLAIN, torch.dtype, torch.device)
-    return value is not None and not isinstance(value, data)
+    return value is not None and not isinstance(value, data) and not is_record(value)
 
 
 def autocast_text() -> str:

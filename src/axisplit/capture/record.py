@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
@@ -26,6 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorExcepti
 from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
 from axisplit.capture.modes import FunctionMode, OpMode, flat_integers
 from axisplit.capture.provenance import Expression, TracedInt
+from axisplit.capture.trees import leaves
 from axisplit.errors import CaptureError
 
 aten = torch.ops.aten
@@ -71,8 +72,10 @@ class Recording:
 class Recorder:
     """Follows tensors through one or several phases and appends to a `Recording`."""
 
-    def __init__(self) -> None:
+    def __init__(self, not_traced: Mapping[int, str] | None = None) -> None:
+        """`not_traced`: id -> name of parameters that the traced model has copies of, and must not use themselves."""
         self.recording = Recording()
+        self._not_traced = not_traced or {}
         self.phase = "forward"
         self.module_stack: list[str] = [""]
         self.call_integers: list[int] = []
@@ -114,6 +117,8 @@ class Recorder:
         if twin is not None and origin == "constant":
             self._alias(twin, tensor)  # C++ handed out another Python object for the same memory
             return self.value_of(tensor)
+        if id(tensor) in self._not_traced:
+            raise _not_the_copys(self._not_traced[id(tensor)], self.module_stack[-1])
         value = self._new_value(tensor, origin, name)
         self._track(tensor, value)
         return value
@@ -456,19 +461,14 @@ def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expres
     return tuple((position, number.expression) for position, number in pairs if isinstance(number, TracedInt))
 
 
-T = TypeVar("T")
-
-
-def leaves(tree: Any, value_of: Callable[[torch.Tensor], T], prefix: str = "") -> Iterator[tuple[str, T]]:
-    """Tensor leaves of a call's arguments or result. Objects such as caches are state, not leaves."""
-    if isinstance(tree, torch.Tensor):
-        yield prefix or "0", value_of(tree)
-    elif isinstance(tree, (tuple, list)):
-        for index, item in enumerate(tree):
-            yield from leaves(item, value_of, f"{prefix}.{index}" if prefix else str(index))
-    elif isinstance(tree, dict):
-        for key, item in tree.items():
-            yield from leaves(item, value_of, f"{prefix}.{key}" if prefix else str(key))
+def _not_the_copys(name: str, module: str) -> CaptureError:
+    return CaptureError(
+        what="the model's Python uses a parameter of the model itself where a copy of the model runs",
+        where=module or "the model's forward",
+        got=name,
+        needed="layers and tensors that are reached through `self`, or by functions that the model keeps",
+        do="keep the layer on the module that uses it, rather than in a global variable",
+    )
 
 
 _PRECALL = dis.opmap.get("PRECALL", -1)  # Python 3.11

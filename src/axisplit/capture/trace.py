@@ -21,12 +21,14 @@ from typing import Any
 import torch
 
 from axisplit.capture.calls import CallText, is_state
+from axisplit.capture.copies import copy_model
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
 from axisplit.capture.kept import attributes_of, forget, states_kept
 from axisplit.capture.modes import fake_mode, quiet_shapes, uncompiled
 from axisplit.capture.provenance import Attribute, trace_attributes
-from axisplit.capture.record import Recorder, leaves
+from axisplit.capture.record import Recorder
+from axisplit.capture.trees import leaves, map_items
 from axisplit.errors import AxisplitError, CaptureError, InputError
 
 Inputs = tuple[Any, ...] | Mapping[str, Any] | torch.Tensor
@@ -109,6 +111,16 @@ def _does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> I
     )
 
 
+def _returns_nothing(model: torch.nn.Module, result: Any) -> InputError:
+    return InputError(
+        "the model returns no tensor",
+        where=type(model).__name__,
+        got=type(result).__name__,
+        needed="a tensor, or tensors in tuples, lists, dicts or dataclasses: they are what a split must keep",
+        do="return such a container",
+    )
+
+
 def _capture_folded(
     model: torch.nn.Module, inputs: Inputs, folds: tuple[Fold, ...], only: tuple[str, ...]
 ) -> Captured | None:
@@ -140,7 +152,7 @@ def _capture(
     mode = fake_mode() if fake else None
     copied = shadow_copy(model, (lambda _, t: t) if mode is None else (lambda _, t: imitate(t)), mode, folds)
     attributes, before = trace_attributes(copied), attributes_of(copied)
-    recorder, text, calls = Recorder(), CallText(model), list[str]()
+    recorder, text, calls = Recorder({id(p): n for n, p in model.named_parameters()}), CallText(model), list[str]()
     outputs = run_phases(
         copied, inputs, recorder, mode, only, lambda args, kwargs: calls.append(text.of(args, kwargs, model.training))
     )
@@ -198,7 +210,7 @@ def shadow_copy(
             memo[id(tensor)] = made
     # state that a module kept knows what it was computed from, which `deepcopy` refuses
     memo |= {id(x): x.detach().clone() for x in attributes_of(model).values() if x is not None and not x.is_leaf}
-    copied = copy.deepcopy(model, memo)
+    copied = copy_model(model, memo)
     close_gaps(copied, folds)
     return copied
 
@@ -236,7 +248,10 @@ def run_phases(
     args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
     with mode or nullcontext(), quiet_shapes(), uncompiled(), recorder.watch(model):
         for phase, result in phases(model, args, kwargs, run, only):
-            outputs += [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
+            found = [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
+            if not found:
+                raise _returns_nothing(model, result)
+            outputs += found
     return outputs
 
 
@@ -340,11 +355,6 @@ def _convert_inputs(tree: Any, mode: Any) -> Any:
     if isinstance(tree, torch.Tensor):
         with mode or nullcontext():
             return tree if mode is None else imitate(tree)
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_convert_inputs(item, mode) for item in tree)
-    if isinstance(tree, dict):
-        made = copy.copy(tree)  # records that are dicts keep their class
-        for key, item in tree.items():
-            made[key] = _convert_inputs(item, mode)
-        return made
-    return copy.deepcopy(tree) if is_state(tree) else tree  # a cache is written to: each trace has its own
+    if is_state(tree):
+        return copy.deepcopy(tree)  # a cache is written to: each trace has its own
+    return map_items(tree, lambda item: _convert_inputs(item, mode))

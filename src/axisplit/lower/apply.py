@@ -16,6 +16,7 @@ import torch
 from axisplit.capture.kept import forget
 from axisplit.capture.provenance import Attribute, set_attribute
 from axisplit.capture.trace import shadow_copy
+from axisplit.capture.trees import with_leaf
 from axisplit.lower.captured import install_captured
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.runtime import collectives, lookup
@@ -239,7 +240,7 @@ def _output_hook(place: PlacePlan, step: Step, outputs: LocalOutputs) -> Callabl
     def convert_output(module: torch.nn.Module, args: Any, output: Any) -> Any:
         if place.reads and outputs.keeps(place.reads):
             return output
-        return step(output) if isinstance(output, torch.Tensor) else _converted(output, path, step)
+        return step(output) if isinstance(output, torch.Tensor) else with_leaf(output, path, step)
 
     return convert_output
 
@@ -253,29 +254,12 @@ def _input_hook(module: torch.nn.Module, place: PlacePlan, step: Step) -> Callab
 
     def convert_input(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if position < len(args):
-            return (*args[:position], _converted(args[position], rest, step), *args[position + 1 :]), kwargs
+            return (*args[:position], with_leaf(args[position], rest, step), *args[position + 1 :]), kwargs
         if name in kwargs:
-            return args, {**kwargs, name: _converted(kwargs[name], rest, step)}
+            return args, {**kwargs, name: with_leaf(kwargs[name], rest, step)}
         return None  # not given in this call
 
     return convert_input
-
-
-def _converted(tree: Any, path: list[str], step: Step) -> Any:
-    """The tree with one leaf converted. Mappings that are also records (model outputs) are changed in place."""
-    if not path:
-        return step(tree)
-    head, *rest = path
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        items = list(tree)
-        items[int(head)] = _converted(items[int(head)], rest, step)
-        return type(tree)(*items)
-    if isinstance(tree, (tuple, list)):
-        items = list(tree)
-        items[int(head)] = _converted(items[int(head)], rest, step)
-        return type(tree)(items)
-    tree[head] = _converted(tree[head], rest, step)
-    return tree
 
 
 def _wrap_lookup(module: torch.nn.Module, place: PlacePlan, site: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,11 +22,13 @@ from axisplit.capture.graph import Call, Graph, Node, Opaque, Ref, refs
 from axisplit.capture.modes import flat_integers
 from axisplit.capture.provenance import Dim, Expression, Operation, TracedInt, apply_operator
 from axisplit.errors import LoweringError
-from axisplit.lower.decision import Decision, rewritten
+from axisplit.lower.decision import Decision, rewritten, whole_at_birth
 from axisplit.runtime import collectives
 from axisplit.runtime.sites import Site
+from axisplit.solve.cotangents import VARIED
 from axisplit.solve.plan import CapturedPlan, StepPlan
 from axisplit.solve.splits import Range
+from axisplit.solve.states import WHOLE
 
 _WRITES = ("fill", "index_put")  # what `x[...] = 0.5` becomes: the number has the dtype of x, whatever that is
 Steps = Callable[[str, int, str, str], tuple[Site, ...]]
@@ -164,16 +167,27 @@ class _Builder:
             dtype = str(info.dtype).removeprefix("torch.")
             return {"constant": list(constant), "shape": list(info.shape), "dtype": dtype}
         made = self.arriving.get(value, self.decision.flows_from(value))
-        current = ready.setdefault((value, made), {"%": value})
-        if state != made and (value, state) not in ready:
-            for site in self.steps(
-                f"{self.module or 'model'}:captured{self.number}.{value}.{state}", value, made, state
-            ):
-                self.sites[site.name] = site
-                ops.append([f"axisplit.{site.kind}", [current, {"site": site.name}], {"dict": {}}, [site.name]])
-                current = {"%": site.name}
-            ready[value, state] = current
+        ready.setdefault((value, made), {"%": value})
+        for source, target in pairwise((made, *self._between(value, made, state), state)):
+            if (value, target) not in ready:
+                ready[value, target] = self._converted(value, source, target, ready[value, source], ops)
         return ready[value, state]
+
+    def _between(self, value: int, made: str, state: str) -> tuple[str, ...]:
+        """Where ops want a value in several states, one collective makes it whole and the others are made of that."""
+        inside = range(self.call.first_node, self.call.last_node)
+        wanted = {want for node, _, want in self.decision.flows_to(value) if node.index in inside} - {made}
+        birth = whole_at_birth(wanted)
+        return (birth,) if made not in (WHOLE, VARIED) and len(wanted) > 1 and state != birth else ()
+
+    def _converted(self, value: int, source: str, target: str, current: Json, ops: list[Json]) -> Json:
+        """The result of the sites of one conversion, which are added to the program."""
+        name = f"{self.module or 'model'}:captured{self.number}.{value}.{target}"
+        for site in self.steps(name, value, source, target):
+            self.sites[site.name] = site
+            ops.append([f"axisplit.{site.kind}", [current, {"site": site.name}], {"dict": {}}, [site.name]])
+            current = {"%": site.name}
+        return current
 
     def _alike(self, value: int, encoded: Json, node: Node, operands: list[Json]) -> Json:
         """A constant with the operand beside it, on whose device it is; written into that operand, of its dtype too."""
@@ -406,7 +420,20 @@ def _op(name: str) -> Callable[..., Any]:
     packet = getattr(getattr(torch.ops, namespace), opname)
     if opname == "view":  # `contiguous` changes no value and is not in a graph, but views need it
         return lambda x, *args: packet.default(x.contiguous(), *args)
+    if opname == "slice_scatter":
+        return _slice_scatter
     return getattr(packet, overload[0]) if overload else packet.default  # type: ignore[no-any-return]
+
+
+def _slice_scatter(
+    x: torch.Tensor, part: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> torch.Tensor:
+    """`x` with every `step`-th index from `start` to `end` of one dim exchanged for `part`."""
+    if not x.is_complex():
+        return torch.slice_scatter(x, part, dim, start, end, step)
+    made = x.clone()  # torch's own has no backward for complex numbers
+    made[(slice(None),) * (dim % x.ndim) + (slice(start, end, step),)] = part
+    return made
 
 
 def _evaluate(expression: Json, inputs: Mapping[Any, torch.Tensor]) -> int:

@@ -57,12 +57,15 @@ class _Class:
 
 
 def carrying(decision: Decision, origins: tuple[str, ...] = ("parameter", "input")) -> set[int]:
-    """Values that have a cotangent: floats that depend on leaves of these origins, and that a float output needs."""
+    """Values that have a cotangent: real and complex numbers that depend on leaves of these origins, and that an output
+    of such numbers needs.
+    """
     graph = decision.graph
-    found = {v.index for v in graph.values if v.origin in origins and v.dtype.is_floating_point}
+    smooth = {v.index for v in graph.values if v.dtype.is_floating_point or v.dtype.is_complex}
+    found = {v.index for v in graph.values if v.origin in origins} & smooth
     for node in graph.nodes:
         if any(v in found for v in node.inputs()):
-            found |= {v for v in node.outputs if graph.values[v].dtype.is_floating_point}
+            found |= smooth.intersection(node.outputs)
     needed = {value for _, value in graph.outputs} & found
     for node in reversed(graph.nodes):
         if any(v in needed for v in node.outputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -163,6 +164,11 @@ class Decision(Parts):
             return ""
         whole = self.strategy(use[0]).name == "whole"
         return WHOLE if whole and key not in self.cotangents.nodes else VARIED
+
+
+def whole_at_birth(wanted: AbstractSet[str]) -> str:
+    """The state in which one collective makes a value whole that is wanted in several states."""
+    return VARIED if VARIED in wanted and WHOLE not in wanted else WHOLE
 
 
 def rewritten(

@@ -21,7 +21,7 @@ from typing import Literal
 
 from axisplit.axes.derive import Derived
 from axisplit.capture.graph import Call, Frame, Graph, Node
-from axisplit.lower.decision import Decision
+from axisplit.lower.decision import Decision, whole_at_birth
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import Site
 from axisplit.solve.cotangents import VARIED
@@ -183,8 +183,7 @@ class Finder:
         in forward. Where that cannot be, the ops that want a part are refused, or if none does, the conversion.
         """
         reason = "its uses are too far apart to share one collective"
-        states = {state for _, _, state in uses}
-        birth = VARIED if VARIED in states and WHOLE not in states and value not in self.read else WHOLE
+        birth = whole_at_birth({state for _, _, state in uses} | ({WHOLE} if value in self.read else set()))
         ways = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != birth]
         stuck = [use for use, found in ways if found is None and (use[0].index, use[1]) not in self._wrapped]
         for node, _, state in stuck:

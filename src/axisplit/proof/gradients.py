@@ -9,7 +9,6 @@ backward left out in turn.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from typing import Any
 import torch
 
 from axisplit.capture.modes import uncompiled
-from axisplit.capture.record import leaves
 from axisplit.capture.trace import Inputs, normalize_inputs
+from axisplit.capture.trees import leaves
 from axisplit.errors import InputError, ProofError
 from axisplit.lower.apply import GRADIENT, make_rank, sites_of, take_shard
 from axisplit.proof.choices import Pinned, Recorded, Recorder, in_terms_of
@@ -28,12 +27,14 @@ from axisplit.proof.numbers import (
     SAFETY,
     Outputs,
     Widened,
+    as_numbers,
     control_error,
     differences,
     each_caught,
     perturbed,
     starred,
     wide_by_default,
+    widened,
     widened_inputs,
 )
 from axisplit.runtime.groups import Group
@@ -88,13 +89,13 @@ def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
         _backward(scalar, type(model).__name__)
     found = {}
     for name, parameter in model.named_parameters():
-        found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        found[name] = as_numbers(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
         parameter.grad = before[name]
     return found
 
 
 def scalar_of(result: Any) -> torch.Tensor | None:
-    """The sum over the float outputs that need gradients, with fixed random cotangents; None if there are none."""
+    """The sum over the outputs that need gradients, with fixed random cotangents; None if there are none."""
     generator, total = torch.Generator().manual_seed(0), None
     for tensor in _differentiable(result):
         cotangent = torch.randn(tensor.shape, generator=generator).to(tensor)
@@ -104,12 +105,12 @@ def scalar_of(result: Any) -> torch.Tensor | None:
 
 
 def _differentiable(result: Any) -> Iterator[torch.Tensor]:
-    """Float outputs that need a gradient, each tensor once."""
+    """Outputs that need a gradient, each tensor once; complex ones as their parts."""
     seen = set[int]()
     for _, tensor in leaves(result, lambda tensor: tensor):
-        if tensor.is_floating_point() and tensor.requires_grad and id(tensor) not in seen:
+        if tensor.requires_grad and id(tensor) not in seen:
             seen.add(id(tensor))
-            yield tensor
+            yield torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _backward(scalar: torch.Tensor, where: str) -> None:
@@ -172,7 +173,7 @@ def _differs(one: Outputs, other: Outputs) -> bool:
 
 def _exact(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> float:
     """Largest difference, relative to each gradient's scale, in float64 throughout."""
-    wide, given = copy.deepcopy(model).double(), widened_inputs(inputs)
+    wide, given = widened(model), widened_inputs(inputs)
     with wide_by_default():
         with Widened():
             whole, recorded = _recorded(wide, given)

@@ -21,7 +21,6 @@ Source of u * sqrt(length): Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (prob
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -31,9 +30,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from axisplit.capture.copies import copy_model
 from axisplit.capture.modes import uncompiled
-from axisplit.capture.record import leaves
 from axisplit.capture.trace import Inputs, normalize_inputs, phases
+from axisplit.capture.trees import leaves, map_items
 from axisplit.lower.apply import make_rank
 from axisplit.proof.choices import Choices, Pinned, Recorded, Recorder, in_terms_of, summarize
 from axisplit.runtime.groups import Group
@@ -74,8 +74,8 @@ def run_all(
     only: tuple[str, ...] = (),
     during: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> Outputs:
-    """Every floating-point output of the given phases, or of all that run, each inside `during(phase)`. Copies: a state
-    that one phase returns the next may write to.
+    """Every output of the given phases, or of all that run, each inside `during(phase)`; complex ones as real and
+    imaginary parts. Copies: a state that one phase returns the next may write to.
     """
     found: Outputs = {}
     args, kwargs = normalize_inputs(inputs)
@@ -86,14 +86,13 @@ def run_all(
 
     with torch.no_grad(), uncompiled():
         for phase, result in phases(model, args, kwargs, run, only):
-            for path, tensor in leaves(result, _itself):
-                if tensor.is_floating_point():
-                    found[f"{phase}:{path}"] = tensor.clone()
+            found |= {f"{phase}:{path}": tensor for path, tensor in leaves(result, as_numbers)}
     return found
 
 
-def _itself(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
+def as_numbers(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy, of complex numbers [...] as [..., 2]."""
+    return torch.view_as_real(tensor.resolve_conj()).clone() if tensor.is_complex() else tensor.clone()
 
 
 def difference(left: Outputs, right: Outputs, relative: bool = False) -> float:
@@ -202,7 +201,7 @@ def each_caught(errors: dict[str, float], bound: float) -> bool | None:
 
 def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
     """Difference, relative to each output's scale, in float64 throughout."""
-    wide = copy.deepcopy(model).double()
+    wide = widened(model)
     given = widened_inputs(inputs)
     with wide_by_default():
         with Widened():
@@ -291,10 +290,13 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _perturb(self, func: Any, args: Any, first: torch.Tensor, length: int) -> None:
-        if first.is_floating_point() and first.numel():
-            noise = torch.randn(first.shape, generator=self._generator).to(first.device)
-            size = torch.finfo(first.dtype).eps / 2 * length**0.5 * _terms(func, args, first)
-            first.add_((noise * size).to(first.dtype))
+        numbers = torch.view_as_real(first) if first.is_complex() else first
+        if numbers.is_floating_point() and numbers.numel():
+            noise = torch.randn(numbers.shape, generator=self._generator).to(first.device)
+            terms = _terms(func, args, first)
+            terms = terms.unsqueeze(-1) if first.is_complex() else terms
+            size = torch.finfo(first.dtype).eps / 2 * length**0.5 * terms
+            numbers.add_((noise * size).to(numbers.dtype))
 
 
 def _lengths_of_gradients(args: Any) -> tuple[int, int, int]:
@@ -309,8 +311,8 @@ def _terms(func: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
     factors = {"mm": args[:2], "bmm": args[:2], "addmm": args[1:3], "baddbmm": args[1:3]}.get(func._opname)
     if factors is not None and func.namespace == "aten":
         left, right = factors
-        return torch.matmul(left.float().square(), right.float().square()).sqrt()
-    wide = result.float()
+        return torch.matmul(left.abs().float().square(), right.abs().float().square()).sqrt()
+    wide = result.abs().float()
     return wide.square().mean(-1, keepdim=True).sqrt() if result.dim() else wide.abs()
 
 
@@ -344,7 +346,7 @@ def wide_by_default() -> Iterator[None]:
 
 
 class Widened(TorchFunctionMode):
-    """Every request for float32 or a narrower float becomes one for float64."""
+    """Every request for float32 or a narrower float becomes one for float64, of complex numbers alike."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _GROUPED:
@@ -355,10 +357,11 @@ class Widened(TorchFunctionMode):
 
 
 def _wide(x: Any) -> Any:
-    return torch.float64 if isinstance(x, torch.dtype) and x in _NARROW else x
+    return _WIDER.get(x, x) if isinstance(x, torch.dtype) else x
 
 
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64)
+_WIDER |= {torch.complex64: torch.complex128, torch.complex32: torch.complex128}
 _WIDE_CASTS: dict[Any, Any] = {
     torch.Tensor.float: torch.Tensor.double,
     torch.Tensor.half: torch.Tensor.double,
@@ -376,17 +379,26 @@ def _grouped_product(rows: torch.Tensor, weights: torch.Tensor, offs: torch.Tens
 _GROUPED = {getattr(torch, "_grouped_mm", None), getattr(torch.nn.functional, "grouped_mm", None)} - {None}
 
 
+def widened(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the model in float64 and complex128."""
+    wide = copy_model(model)
+    wide._apply(_wider)  # type: ignore[no-untyped-call]
+    return wide
+
+
+def _wider(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
 def widened_inputs(inputs: Inputs) -> Inputs:
     """The inputs with every float in float64."""
 
     def widen(tree: Any) -> Any:
         if isinstance(tree, torch.Tensor):
-            return tree.double() if tree.is_floating_point() else tree
-        if isinstance(tree, (tuple, list)):
-            return type(tree)(widen(item) for item in tree)
-        if isinstance(tree, dict):
-            return {name: widen(item) for name, item in tree.items()}
-        return tree
+            return _wider(tree)
+        return map_items(tree, widen)
 
     args, kwargs = normalize_inputs(inputs)
     widened: Inputs = widen(kwargs) if kwargs else widen(args)

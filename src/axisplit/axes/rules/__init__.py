@@ -9,6 +9,7 @@ from axisplit.axes.rules import (
     normalization,
     pointwise,
     reduction,
+    transform,
     view,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "normalization",
     "pointwise",
     "reduction",
+    "transform",
     "view",
 ]

@@ -24,6 +24,18 @@ def embedding(view: NodeView) -> Law:
     return law
 
 
+@rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(view: NodeView) -> Law:
+    """Weight [v, h], ids and offsets -> [bags, h], and what was in each bag: the features pass."""
+    table = view.dims(0)
+    whole = [axis for dims in view.operand_dims()[1:] for axis in dims]
+    outputs = []
+    for shape in view.output_shapes():
+        passing = len(shape) == 2 and shape[1] == table[1].size
+        outputs.append((view.axes.leaf(shape[0]), table[1]) if passing else view.fresh(shape))
+    return Law("indexing", outputs, [table[0], *whole], reason=REASON)
+
+
 def _local_row(row: int, axis: Axis, local: LocalSize) -> int:
     """A row number in the rank's part of the table, -1 (none) if it is not there."""
     start = local.start(axis)

@@ -41,6 +41,18 @@ def renorm(view: NodeView) -> Law:
     return Law("normalization", [dims], whole, reason="it is normalised over")
 
 
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(view: NodeView) -> Law:
+    """V [..., n, ...], g [1, n, 1] -> g * v / norm of each slice along a dim (and the norms): that dim passes."""
+    dims, gains = view.dims(0), view.dims(1)
+    dim = view.argument("dim")
+    passing = {dim} if dim != -1 and len(gains) == len(dims) and view.axes.unify(dims[dim], gains[dim]) else set()
+    whole = [axis for operand in (dims, gains) for d, axis in enumerate(operand) if d not in passing]
+    outputs = [dims, *(gains for _ in view.output_shapes()[1:])]
+    linear = (frozenset({1}),) if len(outputs) == 1 else ()
+    return Law("normalization", outputs, whole, linear=linear, reason="it is normalised over")
+
+
 @rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
 def layer_norm(view: NodeView) -> Law:
     dims = view.dims(0)

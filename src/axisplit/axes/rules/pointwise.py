@@ -89,7 +89,7 @@ UNARY = [
     "_to_copy",
     "fill",
     "zero",
-    "conj",
+    "angle",
     "rrelu",
     "zeros_like",
     "ones_like",
@@ -98,6 +98,9 @@ UNARY = [
 ]
 BINARY = [
     "atan2",
+    "polar",
+    "lerp",
+    "ldexp",
     "bitwise_and",
     "bitwise_or",
     "bitwise_xor",
@@ -184,7 +187,7 @@ def pointwise(view: NodeView, *, linear: tuple[frozenset[int], ...] = ()) -> Law
 rule(*UNARY, *BINARY)(pointwise)
 
 
-@rule("neg", "negative")
+@rule("neg", "negative", "conj", "_conj", "_conj_physical")
 def negation(view: NodeView) -> Law:
     return pointwise(view, linear=(frozenset({0}),))
 
@@ -201,6 +204,12 @@ def addition(view: NodeView) -> Law:
     """Linear in both together. A number added is added once, not once for each rank, so then it is not linear."""
     tensors = isinstance(view.argument(0), Ref) and isinstance(view.argument(1), Ref)
     return pointwise(view, linear=(frozenset(range(len(view.operands))),) if tensors else ())
+
+
+@rule("complex")
+def pairing(view: NodeView) -> Law:
+    """A real and an imaginary part: linear in both together."""
+    return pointwise(view, linear=(frozenset({0, 1}),))
 
 
 @rule("mul", "multiply")

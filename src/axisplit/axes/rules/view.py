@@ -52,6 +52,19 @@ def reinterpret(view: NodeView) -> Law:
     return Law("view", [(*dims[:-1], last)], [dims[-1]], reason="its bytes are read as another type")
 
 
+@rule("view_as_real")
+def complex_parts(view: NodeView) -> Law:
+    """Complex [...] -> real [..., 2]."""
+    return Law("view", [(*view.dims(0), view.axes.leaf(2))], linear=LINEAR)
+
+
+@rule("view_as_complex")
+def complex_pairs(view: NodeView) -> Law:
+    """Real [..., 2] -> complex [...]."""
+    *dims, pair = view.dims(0)
+    return Law("view", [tuple(dims)], [pair], linear=LINEAR, reason="its two elements are one complex number")
+
+
 def _local_shape(given: Sequence[int], dims: Dims) -> Callable[[LocalSize], list[int]]:
     return lambda local: [-1 if size == -1 else local(dim) for size, dim in zip(given, dims, strict=True)]
 
@@ -397,7 +410,7 @@ def pad(view: NodeView) -> Law:
     return Law("view", [output], grown + touched, reason="it is padded")
 
 
-@rule("unfold", "diagonal", "tril", "triu", "as_strided", "im2col", "pixel_shuffle", "pixel_unshuffle")
+@rule("unfold", "diagonal", "tril", "triu", "as_strided", "im2col")
 def windows(view: NodeView) -> Law:
     """Ops that relate indices of one dim to each other: those dims are needed whole, leading ones pass."""
     dims, (shape,), name = view.dims(0), view.output_shapes(), view.node.op._opname
@@ -408,3 +421,40 @@ def windows(view: NodeView) -> Law:
     if name in ("tril", "triu"):
         return Law("view", [dims], list(dims[-2:]), linear=LINEAR, reason="its order matters")
     return Law("view", [view.fresh(shape)], list(dims), reason=f"{name} rearranges it")
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(view: NodeView) -> Law:
+    """X [..., c * r * r, h, w] -> [..., c, h * r, w * r]."""
+    *outer, channels, height, width = view.dims(0)
+    factor = view.argument(1)
+    kept, down, right = view.axes.leaf(channels.size // factor**2), view.axes.leaf(factor), view.axes.leaf(factor)
+    if not view.axes.unify(channels, view.axes.product([kept, down, right])):
+        return windows(view)
+    space = [view.axes.product([height, down]), view.axes.product([width, right])]
+    return Law("view", [(*outer, kept, *space)], [down, right], linear=LINEAR, reason="it becomes part of a place")
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(view: NodeView) -> Law:
+    """X [..., c, h * r, w * r] -> [..., c * r * r, h, w]."""
+    *outer, channels, height, width = view.dims(0)
+    factor, axes = view.argument(1), view.axes
+    down, right, rows, columns = (axes.leaf(n) for n in (factor, factor, height.size // factor, width.size // factor))
+    if not axes.unify(height, axes.product([rows, down])) or not axes.unify(width, axes.product([columns, right])):
+        return windows(view)
+    output = (*outer, axes.product([channels, down, right]), rows, columns)
+    return Law("view", [output], [down, right], linear=LINEAR, reason="it becomes part of a channel")
+
+
+@rule("channel_shuffle")
+def channel_shuffle(view: NodeView) -> Law:
+    """X [b, groups * n, ...] -> [b, n * groups, ...]."""
+    batch, channels, *space = view.dims(0)
+    groups = view.axes.leaf(view.argument(1))
+    members = view.axes.leaf(channels.size // groups.size)
+    if not view.axes.unify(channels, view.axes.product([groups, members])):
+        return windows(view)
+    law = Law("view", [(batch, view.axes.product([members, groups]), *space)], linear=LINEAR)
+    law.rewrites[1] = lambda local: local(groups)
+    return law
