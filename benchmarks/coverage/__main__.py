@@ -6,55 +6,32 @@ python -m benchmarks.coverage [--ranks 2,3,4] [--heads causal,base] [--only PATT
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import signal
 import sys
-import time
-from collections import Counter
-from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from benchmarks.coverage import hand, machine, report, store
-from benchmarks.coverage.record import OUTCOMES, Case, Record
-from benchmarks.coverage.workers import Limits, run_cases
+from benchmarks.coverage import hand, machine, report
 
 ROOT = Path(__file__).parents[2]
-WALL_FACTOR = 3.0  # of the CPU time: cores may be shared with others
 
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+    from benchmarks.coverage.sweep import Sweep
+
     os.nice(options.nice)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children are ended, too
-    from benchmarks.coverage import zoo_work
-    from benchmarks.zoo import model_types
-
-    share = None if options.sample is None else -(-options.sample // len(options.heads))
-    groups = [
-        [Case(name, head, ranks) for ranks in options.ranks]
-        for head in options.heads
-        for name in chosen(model_types(head), options.only, share)
-    ]
-    if not options.resume:
-        options.work.unlink(missing_ok=True)
-    code = machine.code_digest(ROOT)
-    done = {case: r for case, r in store.load(options.work).items() if keeps(r, code, options.any_code, options.again)}
-    left = [[case for case in group if case not in done] for group in groups]
-    if any(left):
-        zoo_work.warm()
-    limits = Limits(options.timeout, WALL_FACTOR * options.timeout, options.memory_gib)
-    progress = Progress(sum(map(len, groups)), [done[c] for group in groups for c in group if c in done])
-    for record in run_cases(left, zoo_work.measure_models, limits, options.jobs, options.work.parent / "logs"):
-        record = replace(record, code=code)
-        store.append(options.work, record)
-        done[record.case] = record
-        progress.show(record)
+    sweep = Sweep(options)
+    sweep.measure()
+    sweep.run_on_real_ranks()
+    records = report.in_order(sweep.records)
+    about = {**machine.about(), "asked for": asked(options)}
     if options.out is not None:
-        about = {**machine.about(), "asked for": asked(options)}
-        report.write(options.out, about, [done[case] for group in groups for case in group], hand.load())
+        report.write(options.out, about, records, hand.load())
+    if options.json:
+        sys.stdout.write(report.data(about, records, hand.load()))
     return 0
 
 
@@ -68,30 +45,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--only", default="*", metavar="PATTERN,…", help="model types that match")
     add("--sample", type=int, metavar="N", help="so many model types in all, always the same")
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="models at a time; one for each core")
+    add("--real", type=int, default=60, metavar="N", help="so many cases also on real ranks, of every kind; 60")
     add("--timeout", type=float, default=300.0, metavar="S", help="CPU seconds for a case; 300")
+    add("--later-timeout", type=float, default=100.0, metavar="S", help="to generate, and for gradients; 100 each")
     add("--memory-gib", type=float, default=8.0, metavar="GIB", help="memory of a case; 8")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep what the work file has")
     add("--any-code", action="store_true", help="of the work file keep also what another state of the source gave")
     add("--again", type=words, default=(), metavar="OUTCOME,…", help="measure again what ended so: refused,timeout")
     add("--work", type=Path, default=ROOT / "build" / "coverage.jsonl", metavar="FILE", help="the work file")
     add("--out", type=Path, metavar="DIR", help="write coverage.md and coverage.json there")
+    add("--json", action="store_true", help="print what coverage.json holds")
     add("--nice", type=int, default=10, metavar="N", help="how much to yield to other processes; 10")
     return parser.parse_args(arguments)
 
 
 def asked(options: argparse.Namespace) -> str:
     """The choice of cases and their limits, for the page."""
-    sample = "" if options.sample is None else f", a sample of {options.sample}"
+    some = "" if options.sample is None else f", a sample of {options.sample}"
     ranks = ", ".join(map(str, options.ranks))
     return (
-        f"{' and '.join(options.heads)} heads at {ranks} ranks, model types {options.only}{sample}; at most "
+        f"{' and '.join(options.heads)} heads at {ranks} ranks, model types {options.only}{some}; at most "
         f"{options.timeout:g} s of CPU and {options.memory_gib:g} GiB for each"
     )
-
-
-def keeps(record: Record, code: str, any_code: bool, again: tuple[str, ...]) -> bool:
-    """Whether a resumed run takes a record as it is."""
-    return (any_code or record.code == code) and record.outcome not in again
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -107,34 +82,6 @@ def heads(text: str) -> tuple[str, ...]:
     if not set(found) <= {"causal", "base"}:
         raise argparse.ArgumentTypeError(f"{text!r} is not causal, base or causal,base")
     return found
-
-
-def chosen(names: list[str], pattern: str, sample: int | None) -> list[str]:
-    """The names that match, or a sample of them that stays the same as long as their names do."""
-    matching = [name for name in names if any(fnmatchcase(name, part) for part in pattern.split(","))]
-    if sample is None:
-        return matching
-    return sorted(sorted(matching, key=lambda name: hashlib.sha256(name.encode()).digest())[:sample])
-
-
-class Progress:
-    """A line for each finished case: what came of it, counts, time left."""
-
-    def __init__(self, total: int, done: list[Record]) -> None:
-        self._total, self._counts = total, Counter(r.outcome for r in done)
-        self._begin, self._finished = time.monotonic(), 0
-
-    def show(self, record: Record) -> None:
-        self._counts[record.outcome] += 1
-        self._finished += 1
-        done = self._counts.total()
-        pace = (time.monotonic() - self._begin) / self._finished
-        counts = ", ".join(f"{self._counts[o]} {o}" for o in OUTCOMES if self._counts[o])
-        print(
-            f"{record.model} {record.head} {record.ranks}: {record.outcome} {record.reason[:120]}\n"
-            f"  {done}/{self._total}: {counts} · {pace * (self._total - done) / 60:.0f} min left",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One case: build, plan, verify, check on our own, generate; everything that goes wrong becomes the record's reason."""
+"""One case: plan, verify, check on our own, generate, gradients; all that goes wrong becomes the record's reasons."""
 
 from __future__ import annotations
 
@@ -6,23 +6,50 @@ import resource
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import axisplit
+from axisplit.capture.trace import Captured, capture
 from axisplit.errors import AxisplitError
-from benchmarks.coverage import check
+from axisplit.lower.planning import make_plan
+from axisplit.proof.verify import verify_plan
+from benchmarks.coverage import check, gradients
+from benchmarks.coverage.family import Family, family
 from benchmarks.coverage.record import Case, Outcome, Record
 
-Announce = Callable[[str], None]
+Announce = Callable[[str, Record], None]
 _PACKAGE = str(Path(axisplit.__file__).parent)
 
 
-def measure(case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> Record:
-    """Everything a record says of a model that was built; `announce` is told the stage before it begins."""
-    return _Measurement(case, model, inputs, announce).run()
+class Subject:
+    """A model that was built, and what is the same for all numbers of ranks."""
+
+    def __init__(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
+        self.model, self.inputs = model, inputs
+
+    @cached_property
+    def family(self) -> Family:
+        return family(self.model, self.inputs)
+
+    @cached_property
+    def captured(self) -> Captured:
+        """Its trace. Raises: what `capture` does."""
+        return capture(self.model, self.inputs)
+
+    @cached_property
+    def trained(self) -> gradients.Trained:
+        """The model as it is differentiated. Raises: gradients.NoGradients."""
+        return gradients.comparable(self.model, self.inputs)
+
+
+def measure(case: Case, subject: Subject, announce: Announce) -> Record:
+    """Everything a record says of a case; `announce` is told each stage before it begins, and what is known by then."""
+    return _Measurement(case, subject, announce).run()
 
 
 def not_built(case: Case, error: BaseException) -> Record:
@@ -35,25 +62,39 @@ def not_built(case: Case, error: BaseException) -> Record:
 class _Measurement:
     """Fields as they become known, and the first failure."""
 
-    def __init__(self, case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> None:
-        self.case, self.model, self.inputs, self.announce = case, model, inputs, announce
-        self.fields: dict[str, Any] = {}
+    def __init__(self, case: Case, subject: Subject, announce: Announce) -> None:
+        self.case, self.subject, self.announce = case, subject, announce
+        self.model, self.inputs = subject.model, subject.inputs
+        self.fields: dict[str, Any] = {"family": subject.family}
         self.outcome: Outcome = "equal"
+        self.began: dict[str, float] = {}  # stage -> CPU seconds of the process before it
 
     def run(self) -> Record:
-        begin = cpu_s()
         plan = self._guarded("plan", self._plan)
         if plan is not None:
             self._guarded("verify", lambda: self._verify(plan))
             self._guarded("check", lambda: self._check(plan))
             if self.case.head == "causal":
-                self.announce("generate")
+                self._enter("generate")
                 self.fields |= generation(plan, self.model, self.inputs)
-        self.fields["cpu_s"] = round(cpu_s() - begin, 2)
-        return Record(self.case.model, self.case.head, self.case.ranks, self.outcome, **self.fields)
+            self._enter("gradients")
+            self.fields |= backward(plan, self.subject)
+        return self.record()
+
+    def record(self) -> Record:
+        """What is known by now."""
+        times = [*self.began.values(), cpu_s()]
+        stages = {stage: round(b - a, 2) for stage, (a, b) in zip(self.began, pairwise(times), strict=True)}
+        known = {**self.fields, "stage_cpu_s": stages, "cpu_s": round(times[-1] - times[0], 2)}
+        return Record(self.case.model, self.case.head, self.case.ranks, self.outcome, **known)
+
+    def _enter(self, stage: str) -> None:
+        known = self.record()
+        self.began[stage] = cpu_s()
+        self.announce(stage, known)
 
     def _guarded(self, stage: str, step: Callable[[], Any]) -> Any:
-        self.announce(stage)
+        self._enter(stage)
         try:
             return step()
         except AxisplitError as error:
@@ -70,14 +111,13 @@ class _Measurement:
             self.fields |= {"stage": stage, "reason": reason, "where": where}
 
     def _plan(self) -> axisplit.Plan:
-        begin = cpu_s()
-        plan = axisplit.plan(self.model, self.inputs, ranks=self.case.ranks, name=self.case.model)
+        found = self.subject.captured
+        plan = make_plan(self.model, self.inputs, self.case.ranks, name=self.case.model, captured=found)
         self.fields |= plan_figures(plan)
-        self.fields["plan_cpu_s"] = round(cpu_s() - begin, 2)
         return plan
 
     def _verify(self, plan: axisplit.Plan) -> None:
-        verdict = axisplit.verify(self.model, self.inputs, plan)
+        verdict = verify_plan(self.model, self.inputs, plan, self.subject.captured)
         found = {name: getattr(verdict, name) for name in ("max_error", "bound", "exact_error", "control_caught")}
         self.fields |= found
         if verdict.mismatches:
@@ -98,13 +138,12 @@ class _Measurement:
 def plan_figures(plan: axisplit.Plan) -> dict[str, Any]:
     """What a record says of a plan."""
     first = [c for c in plan.collectives if c.phase == plan.collectives[0].phase]
-    per_payload = {"all_reduce": 2 * (plan.ranks - 1) / plan.ranks, "all_gather": plan.ranks - 1}
     return {
         "total_bytes": plan.total_bytes,
         "split_fraction": round(plan.split_fraction, 4),
         "collectives": sum(c.count for c in first),
         "comm_bytes_per_rank": plan.comm_bytes_per_rank,
-        "payload_bytes": round(sum(c.bytes / per_payload[c.kind] for c in first)),
+        "lower_bound_bytes": plan.lower_bound_bytes,
         "optimal": plan.optimal,
         "tiers": dict(Counter(plan.tiers.values())),
         "captured_fraction": round(plan.captured_fraction, 4),
@@ -144,6 +183,24 @@ def generation(plan: axisplit.Plan, model: torch.nn.Module, inputs: dict[str, An
         return {"generate_equal": False, "generate_reason": f"{one_line(error)} {place_of(error)}"}
     wrong = [rank for rank, tokens in enumerate(parts) if not torch.equal(tokens, whole)]
     return {"generate_equal": not wrong, "generate_reason": f"other tokens on ranks {wrong}" if wrong else ""}
+
+
+def backward(plan: axisplit.Plan, subject: Subject) -> dict[str, Any]:
+    """Whether every rank's gradients are its shards of the whole model's; None with a reason if that cannot be said."""
+    try:
+        mode, found = gradients.measured(subject.trained, subject.inputs, plan)
+    except gradients.NoGradients as error:
+        return {"gradients_reason": one_line(error)}
+    except Exception as error:
+        return {"gradients_equal": False, "gradients_reason": f"{one_line(error)} {place_of(error)}"}
+    fields = {"gradients_mode": mode, "gradients_error": found.max_error, "gradients_bound": found.bound}
+    if not found.equal:
+        errors = f"error {found.max_error:.2g}, bound {found.bound:.2g}, in float64 {found.exact_error:.2g}"
+        return {**fields, "gradients_equal": False, "gradients_reason": f"{found.parameter}: {errors}"}
+    if found.control_caught is False:
+        unseen = [name for name, error in found.control_errors.items() if error <= 10 * found.bound]
+        return {**fields, "gradients_reason": f"control not caught: {', '.join(unseen)}"}
+    return {**fields, "gradients_equal": True}
 
 
 def cpu_s() -> float:
