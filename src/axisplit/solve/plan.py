@@ -126,6 +126,27 @@ class AxisPlan:
 
 
 @dataclass(frozen=True)
+class CotangentPlan:
+    """What backward does with what is whole in forward (classes of ops and values, as in `Plan.choices`): the ops that
+    run whole on partial cotangents, and the parameters whose gradients come out partial.
+    """
+
+    ops: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReadsPlan:
+    """Where ops on parts read what every rank holds whole (`lower.reads`): the modules that read activations so, the
+    parameters that are read only so, and those that are read otherwise too.
+    """
+
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]
+    mixed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A way to split one model over `ranks` ranks."""
 
@@ -155,6 +176,8 @@ class Plan:
     warnings: tuple[str, ...] = field(default=())
     no_backward: str = ""  # why gradients could not be derived; "" where they are
     states: tuple[str, ...] = ()  # attributes in which modules keep state; parts begin without
+    cotangents: CotangentPlan | None = None  # None without backward, and in files from before it was kept
+    reads: ReadsPlan | None = None  # None in files from before it was kept
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -219,17 +242,19 @@ class Plan:
 
         return render_plan(self)
 
-    def to_hf_tp_plan(self) -> dict[str, str]:
-        """As a `tp_plan` of transformers. Raises: LayoutError that names everything its styles cannot express."""
+    def to_hf_tp_plan(self, training: bool = True) -> dict[str, str]:
+        """As a `tp_plan` of transformers, with right gradients unless only inference is wanted (`training=False`).
+        Raises: LayoutError that names everything its styles cannot express.
+        """
         from axisplit.export import to_hf_tp_plan
 
-        return to_hf_tp_plan(self)
+        return to_hf_tp_plan(self, training)
 
-    def to_parallelize_plan(self) -> str:
+    def to_parallelize_plan(self, training: bool = True) -> str:
         """As Python source of a dict for torch's `parallelize_module`. Raises: LayoutError as `to_hf_tp_plan`."""
         from axisplit.export import to_parallelize_plan
 
-        return to_parallelize_plan(self)
+        return to_parallelize_plan(self, training)
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -280,6 +305,8 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         for name in ("constraints", "excluded", "assumed", "domain", "calls", "warnings"):
             made[name] = tuple(data[name])
         made["states"] = tuple(data.get("states", ()))
+        later = {"cotangents": CotangentPlan, "reads": ReadsPlan}
+        made.update({key: kind(**_tuples(data[key])) for key, kind in later.items() if data.get(key) is not None})
         return Plan(**made)
     except (KeyError, TypeError) as error:
         raise InputError(
