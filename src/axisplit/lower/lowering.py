@@ -310,7 +310,8 @@ def _broken(decision: Decision, recorder: Recorder, rank: int, error: Exception)
     own = [node for node in recorder.recording.nodes if node.op.namespace != "axisplit"]
     index = min(len(own), len(decision.graph.nodes) - 1)
     node = decision.graph.nodes[index]
-    return Mismatch(rank, index, f"{node.name} in {node.module or 'the model'} does not run on its part: {error}")
+    reason = f"{node.name} in {node.module or 'the model'} does not run on its part: {error}"
+    return Mismatch(rank, index, reason, raised=None if recorder.refused else recorder.module_stack[-1])
 
 
 def fingerprint(graph: Graph) -> str:

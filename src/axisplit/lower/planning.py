@@ -268,7 +268,7 @@ def reaching_inside(search: Search) -> Search:
     wrapped = search.wrapped | {(node.index, p) for node in nodes for p, _ in enumerate(node.inputs())}
     if all(has_place(search, value) for value in computed):
         return search
-    return replace(search, computed=computed, wrapped=wrapped)
+    return replace(search, computed=computed, wrapped=wrapped, memo={})
 
 
 def decision_of(plan: Plan, captured: Captured) -> Decision:

@@ -36,6 +36,7 @@ class Mismatch:
     node: int | None  # of the whole graph
     reason: str
     argument: bool = False  # an argument other than the split program's
+    raised: str | None = None  # the module whose Python (not an op of it) raised in front of the op
 
     def __str__(self) -> str:
         return f"rank {self.rank}: {self.reason}"

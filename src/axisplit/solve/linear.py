@@ -42,8 +42,8 @@ class LinearModel:
         self.rows.append((terms, low, high))
 
     def limit(self, costs: dict[int, float], most: float) -> None:
-        """Keep an objective at its optimum, with what is forbidden now, while the next one is minimised. An optimum of 0
-        settles its columns: HiGHS has called a row of tiny slack infeasible that is not.
+        """Keep an objective at its optimum, with what is forbidden now, while the next one is minimised. Where it is 0
+        its columns are settled: HiGHS has called a row of tiny slack infeasible that is not.
         """
         if self._last is not None and self._last[0] == costs:
             _, reduced, least = self._last

@@ -77,7 +77,7 @@ class Solution:
 
 
 class LeastBytes:
-    """Fewest bytes of one problem, asked for different parameters that must be split; `solve_problem` goes on from it."""
+    """Fewest bytes of one problem, asked for different parameters that must be split."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -252,7 +252,7 @@ def _distinct(instances: list[Instance]) -> list[Instance]:
 
 
 def _lexicographic(problem: Problem, asked: LeastBytes) -> Solution | None:
-    model, bytes_of = asked.model, asked.bytes_of
+    model = asked.model
     shares = {model.column(("hold", *key), True): share for key, share in problem.shares.items()}
     if problem.memory is not None:
         model.row({i: share / problem.memory for i, share in shares.items()}, -np.inf, 1.0)
