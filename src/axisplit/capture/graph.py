@@ -94,14 +94,17 @@ class Node:
     frames: tuple[Frame, ...] = ()
     issue: int = 0  # which call from Python to torch issued it ...
     order: int = 0  # ... and the how-many-eth op of that call it is
+    _inputs: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_inputs", (*refs(self.args), *refs(tuple(self.kwargs.values()))))
 
     @property
     def name(self) -> str:
         return str(self.op)
 
     def inputs(self) -> Iterator[int]:
-        yield from refs(self.args)
-        yield from refs(tuple(self.kwargs.values()))
+        return iter(self._inputs)
 
 
 @dataclass(frozen=True, slots=True)

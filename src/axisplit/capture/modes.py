@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from axisplit.capture.calls import autocast_device
 from axisplit.capture.provenance import Dim, TracedInt
+from axisplit.capture.shapes import remembered
 
 if TYPE_CHECKING:
     from axisplit.capture.record import Recorder
@@ -34,7 +35,7 @@ class OpMode(SchemaCheckMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         shape = _SHAPES.get(func) if any(isinstance(a, FakeTensor) for a in args) else None
         run = (lambda: shape(*args, **kwargs)) if shape is not None else (lambda: func(*args, **kwargs))
-        return self._recorder.record(func, args, kwargs, run)
+        return self._recorder.record(func, args, kwargs, lambda: remembered(func, args, kwargs, run))
 
 
 class FunctionMode(TorchFunctionMode):

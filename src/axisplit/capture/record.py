@@ -24,6 +24,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
 
 from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
+from axisplit.capture.inplace import functional_form, written_arguments
 from axisplit.capture.modes import FunctionMode, OpMode, flat_integers
 from axisplit.capture.provenance import Expression, TracedInt
 from axisplit.capture.trees import leaves
@@ -81,6 +82,7 @@ class Recorder:
         self.call_integers: list[int] = []
         self.issue, self.order = 0, 0
         self.caller: CodeType | None = None  # what calls the model: frames below it are nobody's model
+        self.refused = False  # whether an op raised
         self._tracked: dict[int, _Tracked] = {}
         self._versions: dict[int, int] = {}
         self._sharing: dict[int, list[torch.Tensor]] = {}
@@ -163,7 +165,7 @@ class Recorder:
         name = op._opname if getattr(op, "namespace", "") == "aten" else op.name()
         if name in _QUERIES:
             return run()
-        mutated = _mutated_arguments(op, args, kwargs)
+        mutated = written_arguments(op, args, kwargs)
         arguments, keywords = self._to_refs(args), self._to_refs(kwargs)
         result = self._run(op, run)
         if name in IDENTITIES or (name in _CASTS and _same_dtype(args, result)):
@@ -178,6 +180,7 @@ class Recorder:
         try:
             return run()
         except Exception as error:
+            self.refused = True
             if not _on_fakes() or not _lacks_fake(error):
                 raise
             raise CaptureError(
@@ -219,7 +222,7 @@ class Recorder:
     def _record_mutation(
         self, op: Any, args: Any, kwargs: Any, real_args: Any, mutated: list[torch.Tensor], result: Any
     ) -> None:
-        functional = _functional_form(op)
+        functional = functional_form(op)
         target = mutated[0]
         if functional is None or len(mutated) != 1:
             raise CaptureError(
@@ -421,24 +424,6 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
 
 def _same_dtype(args: Any, result: Any) -> bool:
     return isinstance(result, torch.Tensor) and result.dtype == args[0].dtype and result.shape == args[0].shape
-
-
-def _mutated_arguments(op: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
-    found = list[torch.Tensor]()
-    for position, argument in enumerate(op._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            found.extend(_tensors(value))
-    return found
-
-
-def _functional_form(op: Any) -> Any:
-    """`add_.Tensor` -> `add.Tensor`, None if there is none."""
-    name = op._opname
-    if op.namespace == "aten" and name.endswith("_") and not name.endswith("__"):
-        packet = getattr(aten, name.removesuffix("_"), None)
-        return getattr(packet, op._overloadname, None) if packet is not None else None
-    return None
 
 
 def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expression], ...]:

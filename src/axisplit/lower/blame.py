@@ -4,6 +4,7 @@ A mismatch names the op at which a rank's program broke; what is forbidden is a 
 
     an argument is another   an attribute was rewritten that this op reads too (`n_heads ** -0.5`): the strategies that
                              asked for the rewriting
+    Python raised            the same for attributes of the module that raised (a check of sizes), if there are any
     anything else            the op's strategy; if it runs whole, those of the ops that made what it reads
 
 Excluding one strategy at a time can go on for long in a module that no split fits: after some rounds the modules that
@@ -29,16 +30,17 @@ def blame(decision: Decision, mismatch: Mismatch, edits: Iterable[EditPlan]) -> 
     if mismatch.node is None:
         return [Refusal(("none",), str(mismatch))]
     node = decision.graph.nodes[mismatch.node]
-    if mismatch.argument:
-        found = _rewriters(decision, mismatch, node, edits)
+    if mismatch.argument or mismatch.raised is not None:
+        module = node.module if mismatch.raised is None else mismatch.raised
+        found = _rewriters(decision, mismatch, module, edits)
         if found:
             return found
     return _makers(decision, node, str(mismatch))
 
 
-def _rewriters(decision: Decision, mismatch: Mismatch, node: Node, edits: Iterable[EditPlan]) -> list[Refusal]:
-    """Strategies that asked for attributes of the op's module to be rewritten."""
-    rewritten = {Attribute(e.module, e.attribute) for e in edits if e.module == node.module}
+def _rewriters(decision: Decision, mismatch: Mismatch, module: str, edits: Iterable[EditPlan]) -> list[Refusal]:
+    """Strategies that asked for attributes of a module to be rewritten."""
+    rewritten = {Attribute(e.module, e.attribute) for e in edits if e.module == module}
     found: dict[str, Refusal] = {}
     for equation in equations(decision, mismatch.rank):
         key = decision.search.ties.node[equation.node]

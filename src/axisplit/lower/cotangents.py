@@ -34,8 +34,8 @@ from axisplit.lower.decision import Decision
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
 from axisplit.solve.build import MID_FORWARD, has_place, share_bytes
 from axisplit.solve.cotangents import Cotangents
+from axisplit.solve.linear import LinearModel
 from axisplit.solve.plan import CotangentPlan, Plan
-from axisplit.solve.problem import LinearModel
 from axisplit.solve.states import WHOLE
 
 VARIED_OP, VARIED_PARAMETER = 0.01, 1.0  # efforts: among equals things stay R; a summed gradient is a collective

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import CodeType
@@ -233,24 +233,43 @@ def distinct_ranks(plan: Installable) -> list[int]:
 def prove_rank(
     decision: Decision, plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs, group: Group
 ) -> Mismatch | None:
-    """Trace one rank's lowered module, on fake tensors if the whole was, and match it with the split of the whole."""
-    recorder = Recorder()
+    """Trace one rank's lowered module, on fake tensors if the whole was, and match it with the split of the whole:
+    phase by phase, and no further than the first mismatch. With real tensors the others wait for this rank: to the end.
+    """
+    recorder, backward = Recorder(), decision.cotangents is not None
+    walk = FlowWalk(decision, group.rank, sites_of(plan)) if backward else DecidedWalk(decision, group.rank)
+
+    def follow(*_: Any) -> None:
+        if captured.fake and walk.follow(recorder.recording) is not None:
+            raise _Mismatched
+
     try:
-        with shown() if decision.cotangents is not None else nullcontext():
-            graph = trace_rank(plan, captured, model, inputs, group, recorder)
+        with shown() if backward else nullcontext():
+            graph = trace_rank(plan, captured, model, inputs, group, recorder, follow)
+    except _Mismatched:
+        return walk.mismatch
     except Exception as error:
         return _broken(decision, recorder, group.rank, error)
-    if decision.cotangents is not None:
-        return FlowWalk(decision, group.rank, sites_of(plan)).run(graph)
-    return DecidedWalk(decision, group.rank).run(graph)
+    return walk.run(graph)
+
+
+class _Mismatched(Exception):
+    """Ends the tracing of a program that is not the split one."""
 
 
 def trace_rank(
-    plan: Installable, captured: Captured, model: torch.nn.Module, inputs: Inputs, group: Group, recorder: Recorder
+    plan: Installable,
+    captured: Captured,
+    model: torch.nn.Module,
+    inputs: Inputs,
+    group: Group,
+    recorder: Recorder,
+    traced: Callable[[tuple[Any, ...], dict[str, Any]], None] = lambda args, kwargs: None,
 ) -> Graph:
     """The program of one rank in the phases that were captured: `plan` is installed on a copy of the whole model.
+    `traced` is called behind each phase with its arguments.
 
-    Raises: whatever the rank's part of the model raises.
+    Raises: whatever the rank's part of the model, or `traced`, raises.
     """
     rank, mode = group.rank, fake_mode() if captured.fake else None
     shards = {p.name: p for p in plan.parameters}
@@ -267,7 +286,7 @@ def trace_rank(
     apply_captured(local_model, plan, rank, key)
     apply_places(local_model, plan, key)
     with registered(key, CollectiveContext(group, sites_of(plan))):
-        outputs = run_phases(local_model, inputs, recorder, mode, captured.graph.phases)
+        outputs = run_phases(local_model, inputs, recorder, mode, captured.graph.phases, traced)
     return _local_graph(local_model, recorder, outputs)
 
 
@@ -291,7 +310,8 @@ def _broken(decision: Decision, recorder: Recorder, rank: int, error: Exception)
     own = [node for node in recorder.recording.nodes if node.op.namespace != "axisplit"]
     index = min(len(own), len(decision.graph.nodes) - 1)
     node = decision.graph.nodes[index]
-    return Mismatch(rank, index, f"{node.name} in {node.module or 'the model'} does not run on its part: {error}")
+    reason = f"{node.name} in {node.module or 'the model'} does not run on its part: {error}"
+    return Mismatch(rank, index, reason, raised=None if recorder.refused else recorder.module_stack[-1])
 
 
 def fingerprint(graph: Graph) -> str:

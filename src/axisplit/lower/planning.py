@@ -24,6 +24,7 @@ from axisplit.lower.places import Refusal, wrappable
 from axisplit.lower.reads import reads_on_parts
 from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
+from axisplit.proof.program import Mismatch
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
 from axisplit.solve.policy import Choice, choose, least_with
@@ -75,6 +76,7 @@ class Found:
     lowered: Lowered
     excluded: tuple[str, ...]
     first: Choice  # what would have been done if all of it could be lowered
+    backward: Backward | None  # None on one rank
     no_backward: str = ""  # why gradients could not be derived
 
 
@@ -91,7 +93,25 @@ def _cost(choice: Choice) -> tuple[float, float]:
 
 
 Forbidden = frozenset[tuple[str, ...]]
-Attempt = tuple[Decision, Lowered, list[Refusal]]
+
+
+@dataclass(frozen=True)
+class Backward:
+    """How far the search came for what gradients need of a decision: proved, or with what to go on."""
+
+    proved: tuple[Decision, Lowered] | None
+    forbidden: frozenset[str] | None = None  # classes not to convert in the next round; None: there is none
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A decision lowered, and why it does not do; without refusals it is proved on every rank."""
+
+    decision: Decision
+    lowered: Lowered
+    refusals: list[Refusal]
+    backward: Backward | None = None
 
 
 class _Planner:
@@ -122,9 +142,10 @@ class _Planner:
         for turn in range(MOST_ROUNDS):
             if below is not None and _cost(choice) >= _cost(below.decision.choice):
                 return None
-            decision, lowered, refusals = self._try(start, frozenset(forbidden), choice, modules)
+            tried = self._try(start, frozenset(forbidden), choice, modules)
+            decision, refusals = tried.decision, tried.refusals
             if not refusals:
-                return Found(decision, lowered, tuple(sorted(set(forbidden.values()))), first)
+                return Found(decision, tried.lowered, tuple(sorted(set(forbidden.values()))), first, tried.backward)
             more = self._capturable(decision, refusals) - modules if programs else frozenset()
             if more:
                 modules |= more
@@ -140,41 +161,61 @@ class _Planner:
         return None
 
     def _try(self, start: Search, forbidden: Forbidden, choice: Choice, modules: frozenset[str]) -> Attempt:
-        """Lower and prove one choice; the two searches begin alike."""
+        """Lower and prove one choice; the two searches begin alike. What gradients need is proved first: a program that
+        is proved with it need not be traced without it.
+        """
         key = (id(start), forbidden, modules)
         if key not in self._tried:
-            decision = Decision(replace(start, forbidden=forbidden), choice, modules)
+            decision, backward = Decision(replace(start, forbidden=forbidden), choice, modules), None
             lowered, refusals = lower(decision, self.captured)
             if not refusals:
-                found = prove_programs(decision, lowered, self.captured, self.model, self.inputs, until_one_fails=True)
+                backward = self._with_cotangents(decision) if decision.num_ranks > 1 else None
+                found = [] if backward is not None and backward.proved else self._mismatches(decision, lowered)
                 refusals = [r for m in found for r in blame(decision, m, lowered.edits)]
-            self._tried[key] = (decision, lowered, refusals)
+            self._tried[key] = Attempt(decision, lowered, refusals, backward)
         return self._tried[key]
+
+    def _mismatches(self, decision: Decision, lowered: Lowered) -> list[Mismatch]:
+        return prove_programs(decision, lowered, self.captured, self.model, self.inputs, until_one_fails=True)
 
     def with_cotangents(self, found: Found) -> Found:
         """The same plan with what backward needs, proved once more with it; the forward's choices stay."""
-        if found.decision.num_ranks == 1:
-            return found
-        forbidden, reason = frozenset[str](), "no states of the cotangents fit together"
+        backward = found.backward
         for _ in range(MOST_ROUNDS):
-            chosen = choose_cotangents(found.decision, forbidden)
+            if backward is None or backward.proved or backward.forbidden is None:
+                break
+            backward = self._with_cotangents(found.decision, backward.forbidden, backward.reason)
+        if backward is None:
+            return found
+        if backward.proved is None:
+            return replace(found, no_backward=backward.reason)
+        decision, lowered = backward.proved
+        return replace(found, decision=decision, lowered=lowered)
+
+    def _with_cotangents(
+        self,
+        forward: Decision,
+        forbidden: frozenset[str] = frozenset(),
+        reason: str = "no states of the cotangents fit together",
+    ) -> Backward:
+        """States of the cotangents that can be lowered, and whether the program with them is the split one."""
+        while True:
+            chosen = choose_cotangents(forward, forbidden)
             if chosen is None:
-                break
-            decision = replace(found.decision, cotangents=chosen)
+                return Backward(None, None, reason)
+            decision = replace(forward, cotangents=chosen)
             lowered, refusals = lower(decision, self.captured)
-            new = frozenset(r.forbid[1] for r in refusals if r.forbid[0] == "convert")
             if not refusals:
-                mismatches = prove_programs(
-                    decision, lowered, self.captured, self.model, self.inputs, until_one_fails=True
-                )
-                if not mismatches:
-                    return replace(found, decision=decision, lowered=lowered)
-                new = _read_by(decision, mismatches[0].node)
-            reason = refusals[0].reason if refusals else str(mismatches[0])
-            if new <= forbidden:
                 break
+            new, reason = frozenset(r.forbid[1] for r in refusals if r.forbid[0] == "convert"), refusals[0].reason
+            if new <= forbidden:
+                return Backward(None, None, reason)
             forbidden |= new
-        return replace(found, no_backward=reason)
+        mismatches = self._mismatches(decision, lowered)
+        if not mismatches:
+            return Backward((decision, lowered))
+        new = _read_by(decision, mismatches[0].node)
+        return Backward(None, None if new <= forbidden else forbidden | new, str(mismatches[0]))
 
     def may_gain(self, inside: Search, found: Found) -> bool:
         """Whether the first choice could split more, or split the same with fewer bytes, if all could be reached."""
@@ -231,7 +272,7 @@ def reaching_inside(search: Search) -> Search:
     wrapped = search.wrapped | {(node.index, p) for node in nodes for p, _ in enumerate(node.inputs())}
     if all(has_place(search, value) for value in computed):
         return search
-    return replace(search, computed=computed, wrapped=wrapped)
+    return replace(search, computed=computed, wrapped=wrapped, memo={})
 
 
 def decision_of(plan: Plan, captured: Captured) -> Decision:

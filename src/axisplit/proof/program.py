@@ -19,10 +19,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from axisplit.capture.graph import Graph, Node, Ref
+from axisplit.capture.record import Recording
 from axisplit.lower.decision import Decision, Parts
 from axisplit.runtime.sites import Site
 from axisplit.solve.cotangents import VARIED
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
+
+Traced = Graph | Recording  # a rank's program, or as much of it as was traced
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Mismatch:
     node: int | None  # of the whole graph
     reason: str
     argument: bool = False  # an argument other than the split program's
+    raised: str | None = None  # the module whose Python (not an op of it) raised in front of the op
 
     def __str__(self) -> str:
         return f"rank {self.rank}: {self.reason}"
@@ -44,6 +48,7 @@ class Walk:
     def __init__(self, parts: Parts, rank: int) -> None:
         self.parts, self.whole, self.rank = parts, parts.graph, rank
         self.position = 0
+        self._walked = 0  # nodes of the rank's program
         self.bound: set[int] = set()
         self.whole_of: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self.mismatch: Mismatch | None = None
@@ -82,25 +87,34 @@ class Walk:
         self.bound.add(value)
         self.whole_of[local].append((value, state))
 
-    def bind_leaves(self, local: Graph) -> None:
-        """Parameters, buffers and inputs are the same by name."""
-        names = {**local.parameters, **local.buffers}
-        for name, value in {**self.whole.parameters, **self.whole.buffers}.items():
+    def bind_leaves(self, local: Traced) -> None:
+        """Parameters, buffers and inputs are the same by name; inputs of later phases come with them."""
+        names = {} if self._walked else {**local.parameters, **local.buffers}
+        for name, value in {**self.whole.parameters, **self.whole.buffers}.items() if names else ():
             for state in self.held(value):
                 self.bind(value, state, names[name])
         inputs = {v.name: v.index for v in local.values if v.origin == "input"}
         for info in self.whole.values:
-            if info.origin == "input" and info.name in inputs:
+            if info.origin == "input" and info.name in inputs and info.index not in self.bound:
                 self.bind(info.index, WHOLE, inputs[info.name])
 
     def run(self, local: Graph) -> Mismatch | None:
         """Walk a rank's whole graph. None if it is the split program."""
+        return self.follow(local) or self.finish(local)
+
+    def follow(self, local: Traced) -> Mismatch | None:
+        """Walk over what the rank issued since the last time, so that tracing need not go on behind a mismatch."""
         self.bind_leaves(local)
-        for node in local.nodes:
+        for node in local.nodes[self._walked :]:
             if node.op.namespace == "axisplit":
                 self._conversion(node)
             elif not self._step(node, local):
                 return self.mismatch
+        self._walked = len(local.nodes)
+        return None
+
+    def finish(self, local: Graph) -> Mismatch | None:
+        """Whether a program that was followed to its end is all of the split program."""
         if self.position != len(self.whole.nodes):
             missing = self.whole.nodes[self.position]
             return Mismatch(self.rank, missing.index, f"{_place(missing)} is not issued")
@@ -114,7 +128,7 @@ class Walk:
             for made in self.becomes(node, value, state):
                 self.bind(value, made, output)
 
-    def _step(self, node: Node, local: Graph) -> bool:
+    def _step(self, node: Node, local: Traced) -> bool:
         if self.position >= len(self.whole.nodes):
             return self._fail(None, f"{_place(node)} is issued after the whole program's end")
         if node.op is not self.whole.nodes[self.position].op:
@@ -136,7 +150,7 @@ class Walk:
                 self.bind(value, WHOLE, given)
         return self._run_by(whole, node, local)
 
-    def _run_by(self, whole: Node, node: Node, local: Graph) -> bool:
+    def _run_by(self, whole: Node, node: Node, local: Traced) -> bool:
         """Bind the results of every way in which the op can have run; a failure if there is none."""
         fitting, reason, argument = [], "", False
         for strategy in self.ways(whole):
@@ -207,7 +221,7 @@ class Walk:
                 return f"{_place(node)} has {name} {given[name]}, needed {left}"
         return ""
 
-    def _misshapen(self, whole: Node, node: Node, strategy: Strategy, local: Graph) -> str:
+    def _misshapen(self, whole: Node, node: Node, strategy: Strategy, local: Traced) -> str:
         """Which result has not the rank's shape or the whole's dtype; "" if all have."""
         for value, made, state in zip(whole.outputs, node.outputs, strategy.outputs, strict=True):
             shape = self.parts.local_shape(value, state, self.rank)

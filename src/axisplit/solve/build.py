@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from axisplit.axes.derive import Derived
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
 from axisplit.solve.problem import Conversion, Instance, Problem
 from axisplit.solve.shards import held_by, layout_of, local_length
 from axisplit.solve.splits import Split, make_split
-from axisplit.solve.states import PARTIAL, WHOLE, split_state, strategies
+from axisplit.solve.states import PARTIAL, WHOLE, Strategy, split_state, strategies
 from axisplit.solve.ties import AxisKeys, Ties
 
 VARIANT_WEIGHT = 0.0  # masked variants of a phase must run, but are not what the bytes are minimised for
@@ -31,6 +32,7 @@ class Search:
     computed: set[int] = field(default_factory=set)  # values computed by an expression that can be wrapped
     wrapped: set[tuple[int, int]] = field(default_factory=set)  # (node, operand position) that can be wrapped
     counts: dict[int, int] = field(default_factory=dict)  # node -> how many it stands for, where a run was folded
+    memo: dict[object, Any] = field(default_factory=dict)  # what does not depend on `forbidden`, for the next round
 
     def times(self, node: int) -> int:
         """How many nodes of the real model one stands for, where a run of blocks was folded."""
@@ -98,8 +100,10 @@ def build_problem(search: Search) -> Problem:
     splits = list(search.splits.values())
     for node in graph.nodes:
         key = ties.node[node.index]
-        options = {s.name: s for s in strategies(derived, node, ties.axis, splits)}
-        options = {name: s for name, s in options.items() if ("run", key, name) not in search.forbidden}
+        if ("strategies", node.index) not in derived.memo:
+            derived.memo["strategies", node.index] = strategies(derived, node, ties.axis, splits)
+        found: list[Strategy] = derived.memo["strategies", node.index]
+        options = {s.name: s for s in found if ("run", key, s.name) not in search.forbidden}
         operands = tuple(ties.value[v] for v in node.inputs())
         outputs = tuple(ties.value[v] for v in node.outputs)
         problem.instances.setdefault(key, []).append(Instance(operands, outputs, options))
@@ -127,31 +131,47 @@ def _stored_states(search: Search, value: int) -> list[str]:
 def _add_conversions(search: Search, problem: Problem) -> None:
     graph, ties = search.derived.graph, search.ties
     produced, needed = _states_in_play(problem)
-    total: dict[tuple[str, str, str], list[Conversion]] = defaultdict(list)
+    members: dict[str, list[int]] = defaultdict(list)
     for value in graph.values:
-        key = ties.value[value.index]
-        if value.origin in ("parameter", "buffer") or key not in needed:
+        members[ties.value[value.index]].append(value.index)
+    for key, values in members.items():
+        if key not in needed or any(graph.values[value].origin in ("parameter", "buffer") for value in values):
             continue
         for source in produced[key]:
             for target in needed[key]:
-                if source != target and ("convert", key, source, target) not in search.forbidden:
-                    conversion = _conversion(search, value.index, source, target)
-                    if conversion is not None:
-                        node = graph.producer.get(value.index)
-                        weight = phase_weight(value.name if node is None else node.phase)
-                        weight *= 1 if node is None else search.times(node.index)
-                        total[key, source, target].append(replace(conversion, bytes=conversion.bytes * weight))
-    members: dict[str, int] = defaultdict(int)
-    for value in graph.values:
-        members[ties.value[value.index]] += 1
-    for triple, found in total.items():
-        if len(found) == members[triple[0]]:  # every instance can
-            problem.conversions[triple] = Conversion(
-                found[0].steps,
-                sum(c.bytes for c in found),
-                sum(c.collectives for c in found),
-                sum(c.effort for c in found),
-            )
+                triple = (key, source, target)
+                if source == target or ("convert", *triple) in search.forbidden:
+                    continue
+                if triple not in search.memo:
+                    search.memo[triple] = _conversion_of_all(search, values, source, target)
+                if search.memo[triple] is not None:
+                    problem.conversions[triple] = search.memo[triple]
+
+
+def _conversion_of_all(search: Search, values: list[int], source: str, target: str) -> Conversion | None:
+    """The conversion of a class of values; None unless every one of them can be converted."""
+    steps, moved, collectives, effort = tuple[str, ...](), 0.0, 0, 0.0
+    for value in values:
+        found = _steps(search, value, source, target)
+        if found is None:
+            return None
+        steps = steps or found
+        number = sum(step.startswith("all_") for step in found)
+        moved += _bytes_in_all(search, value, source) if number else 0.0
+        collectives += number
+        effort += _effort(search, value, source, len(found), number)
+    return Conversion(steps, moved, collectives, effort)
+
+
+def _bytes_in_all(search: Search, value: int, source: str) -> float:
+    """`conversion_bytes` as they count in the objective."""
+    key = ("bytes", value, source)
+    if key not in search.memo:
+        node = search.derived.graph.producer.get(value)
+        weight = phase_weight(search.derived.graph.values[value].name if node is None else node.phase)
+        times = 1 if node is None else search.times(node.index)
+        search.memo[key] = conversion_bytes(search, value, source) * weight * times
+    return float(search.memo[key])
 
 
 def phase_weight(phase: str) -> float:
@@ -176,40 +196,21 @@ def _states_in_play(problem: Problem) -> tuple[dict[str, set[str]], dict[str, se
     return produced, needed
 
 
-def _conversion(search: Search, value: int, source: str, target: str) -> Conversion | None:
+def _steps(search: Search, value: int, source: str, target: str) -> tuple[str, ...] | None:
     """How one value gets from one state to another. Nothing becomes a weighted partial, and indices stay indices."""
-    if target[0] == "M" or source[0] == "I":
+    if target[0] == "M" or source[0] == "I" or not has_place(search, value):
         return None
-    steps: list[str] = []
+    if any(state[0] == "S" and _layout(search, value, state) is None for state in (source, target)):
+        return None
     if source[0] == "S" and target == PARTIAL:
-        steps = ["pad"] if _layout(search, value, source) is not None else []
-        return _local(search, value, source, steps)
+        return ("pad",)
+    steps: tuple[str, ...] = ()
     if source == PARTIAL or source[0] == "M":
-        steps.append("all_reduce")
+        steps = ("all_reduce",)
     elif source[0] == "S":
-        if _layout(search, value, source) is None:
-            return None
-        steps.append("all_gather")
-    if target[0] == "S":
-        if _layout(search, value, target) is None:
-            return None
-        steps.append("take")
-    elif target == PARTIAL:
-        steps.append("only_first")
-    elif target[0] == "I":
-        steps.append("localize")
-    moved = conversion_bytes(search, value, source)
-    if not has_place(search, value):
-        return None
-    collectives = sum(step.startswith("all_") for step in steps)
-    return Conversion(tuple(steps), moved, collectives, _effort(search, value, source, len(steps), collectives))
-
-
-def _local(search: Search, value: int, source: str, steps: list[str]) -> Conversion | None:
-    """A conversion without communication."""
-    if not steps or not has_place(search, value):
-        return None
-    return Conversion(tuple(steps), 0.0, 0, _effort(search, value, source, len(steps), 0))
+        steps = ("all_gather",)
+    last = {"S": "take", PARTIAL: "only_first", "I": "localize"}.get(target[0])
+    return (*steps, last) if last else steps
 
 
 def _effort(search: Search, value: int, source: str, steps: int, collectives: int) -> float:
@@ -221,9 +222,12 @@ def has_place(search: Search, value: int) -> bool:
     """Whether the running Python can be reached where the value is returned, passed on, computed or read."""
     if value in search.given or value in search.returned or value in search.computed:
         return True
-    graph = search.derived.graph
-    reads = [(n, p) for n in graph.uses.get(value, ()) for p, v in enumerate(graph.nodes[n].inputs()) if v == value]
-    return all(read in search.wrapped for read in reads)
+    key = ("place", value)
+    if key not in search.memo:
+        graph = search.derived.graph
+        reads = [(n, p) for n in graph.uses.get(value, ()) for p, v in enumerate(graph.nodes[n].inputs()) if v == value]
+        search.memo[key] = all(read in search.wrapped for read in reads)
+    return bool(search.memo[key])
 
 
 def _layout(search: Search, value: int, state: str) -> object:

@@ -53,9 +53,10 @@ def choose(search: Search, keep: tuple[str, ...] = (), memory_per_rank: float | 
     candidates = _splittable(search, problem, reasons)
     reasons.update(_small(sizes, candidates, reasons))
     must = {n: (float(sizes[n]), _truly_split(search, problem, n, sizes[n])) for n in candidates if n not in reasons}
-    reasons.update(_lone(search, problem, must))
+    least = LeastBytes(problem)
+    reasons.update(_lone(search, problem, must, least))
     problem.must_split = {name: must[name] for name in must if name not in reasons}
-    solution = solve_problem(problem)
+    solution = solve_problem(problem, least)
     assert solution is not None, "a problem without a memory bound always has the whole model as a solution"
     return Choice(solution, problem, reasons)
 
@@ -69,7 +70,9 @@ def least_with(search: Search, choice: Choice, keep: tuple[str, ...] = ()) -> fl
     return LeastBytes(problem)(choice.problem.must_split)
 
 
-def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
+def _lone(
+    search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]], least: LeastBytes
+) -> dict[str, str]:
     """Parameters without a closed axis of their own whose split nobody shares.
 
     They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone.
@@ -80,7 +83,6 @@ def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozens
     chosen = {name: must[name] for name in must if name not in doubtful}
     if not doubtful:
         return {}
-    least = LeastBytes(problem)
     now, together = least(chosen), least(must)
     prices = {n: _price(search, problem, n, doubtful, must) for n in doubtful}
     if now is not None and together is not None and together - now < min(prices.values()):

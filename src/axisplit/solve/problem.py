@@ -10,20 +10,18 @@
 Where a partial sum is reduced is thus part of the same problem as what is split (a minimum cut over its uses). Nodes,
 values and splits with the same key (repeated blocks) share variables and count as often as they occur.
 
-The optimum is taken lexicographically: parameter bytes that should be split but are not, then bytes moved, then the
-number of collectives and how natural their places are, then bytes held.
-HiGHS solves with a relative gap of 0, one thread and a fixed seed: the same problem gives the same plan.
+The optimum is taken lexicographically (`linear`): parameter bytes that should be split but are not, then bytes moved,
+then the number of collectives and how natural their places are, then bytes held.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import highspy
 import numpy as np
 
+from axisplit.solve.linear import LinearModel
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
 
 CARRIED = 0.01  # effort of an op on partial sums: among equals they are reduced where they come to be
@@ -78,135 +76,28 @@ class Solution:
     unsplit: float  # bytes of parameters that should be split and are not
 
 
-class LinearModel:
-    """Rows and columns for HiGHS; columns lie between 0 and 1."""
-
-    def __init__(self) -> None:
-        self.columns: dict[tuple[str, ...], int] = {}
-        self.integer: list[bool] = []
-        self.rows: list[tuple[dict[int, float], float, float]] = []
-        self.forbidden: frozenset[int] = frozenset()
-        self._relaxed: highspy.Highs | None = None
-
-    def column(self, key: tuple[str, ...], integer: bool) -> int:
-        if key not in self.columns:
-            self.columns[key] = len(self.columns)
-            self.integer.append(integer)
-        return self.columns[key]
-
-    def row(self, terms: dict[int, float], low: float, high: float) -> None:
-        self.rows.append((terms, low, high))
-
-    def limit(self, costs: dict[int, float], most: float) -> None:
-        """Keep an objective at its optimum while the next one is minimised. An optimum of 0 fixes its columns: HiGHS
-        has called a row of tiny slack infeasible that is not.
-        """
-        if most < 1e-9:
-            self.rows += [({i: 1.0}, -np.inf, 0.0) for i, cost in costs.items() if cost > 0]
-            return
-        scale = max([*costs.values(), 1.0])
-        self.row({i: v / scale for i, v in costs.items()}, -np.inf, most / scale + 1e-7)
-
-    def forbid(self, columns: Iterable[int]) -> None:
-        """Hold just these columns at 0, and no longer those that an earlier call named."""
-        self.forbidden = frozenset(columns)
-
-    def minimise(self, costs: dict[int, float], relax: bool = False) -> tuple[np.ndarray, float, float, bool]:
-        """(solution, objective, bound, proved optimal). With `relax`, the relaxation goes first, from where its last
-        solution was: whole numbers that solve it solve the problem.
-        """
-        if relax:
-            values, least = self.relax(costs)
-            if len(values) and np.all(np.minimum(values, 1.0 - values)[np.array(self.integer, dtype=bool)] < 1e-9):
-                return values, least, least, True
-        scale = _scale(costs)
-        solver = _solver(self._linear_program(costs, True))
-        solver.run()
-        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            return np.zeros(0), float("inf"), float("inf"), False
-        info = solver.getInfo()
-        values = np.array(solver.getSolution().col_value)
-        return values, info.objective_function_value * scale, info.mip_dual_bound * scale, True
-
-    def relax(self, costs: dict[int, float]) -> tuple[np.ndarray, float]:
-        """(solution, objective) where columns need not be whole numbers: a lower bound; nothing and infinity where even
-        that cannot be met.
-        """
-        if self._relaxed is None or self._relaxed.getNumCol() != len(self.columns):
-            self._relaxed = _solver(self._linear_program(costs, False))
-        solver = self._relaxed
-        for terms, low, high in self.rows[solver.getNumRow() :]:
-            solver.addRow(low, high, len(terms), np.array(list(terms), dtype=np.int32), np.array(list(terms.values())))
-        every = np.arange(len(self.columns), dtype=np.int32)
-        solver.changeColsCost(len(every), every, self._costs(costs))
-        solver.changeColsBounds(len(every), every, np.zeros(len(every)), self._upper())
-        solver.run()
-        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            return np.zeros(0), float("inf")
-        return np.array(solver.getSolution().col_value), solver.getInfo().objective_function_value * _scale(costs)
-
-    def _costs(self, costs: dict[int, float]) -> np.ndarray:
-        scale = _scale(costs)
-        return np.array([costs.get(i, 0.0) / scale for i in range(len(self.columns))])
-
-    def _upper(self) -> np.ndarray:
-        return np.array([0.0 if i in self.forbidden else 1.0 for i in range(len(self.columns))])
-
-    def _linear_program(self, costs: dict[int, float], whole: bool) -> highspy.HighsLp:
-        """The problem as HiGHS takes it, or its relaxation."""
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = len(self.columns), len(self.rows)
-        lp.col_cost_ = self._costs(costs)
-        lp.col_lower_, lp.col_upper_ = np.zeros(lp.num_col_), self._upper()
-        lp.row_lower_ = np.array([low for _, low, _ in self.rows])
-        lp.row_upper_ = np.array([high for _, _, high in self.rows])
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_ = np.cumsum([0] + [len(terms) for terms, _, _ in self.rows])
-        lp.a_matrix_.index_ = np.array([i for terms, _, _ in self.rows for i in terms], dtype=np.int32)
-        lp.a_matrix_.value_ = np.array([v for terms, _, _ in self.rows for v in terms.values()], dtype=float)
-        if whole:
-            kinds = highspy.HighsVarType
-            lp.integrality_ = [kinds.kInteger if integer else kinds.kContinuous for integer in self.integer]
-        return lp
-
-
-def _scale(costs: dict[int, float]) -> float:
-    return max([abs(c) for c in costs.values()] or [1.0]) or 1.0
-
-
-def _solver(lp: highspy.HighsLp) -> highspy.Highs:
-    solver = highspy.Highs()
-    for name, value in {
-        "output_flag": False,
-        "mip_rel_gap": 0.0,
-        "mip_abs_gap": 1e-9,
-        "threads": 1,
-        "random_seed": 0,
-        "mip_feasibility_tolerance": 1e-9,
-        "primal_feasibility_tolerance": 1e-9,
-    }.items():
-        solver.setOptionValue(name, value)
-    solver.passModel(lp)
-    return solver
-
-
 class LeastBytes:
     """Fewest bytes of one problem, asked for different parameters that must be split."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._model, self._bytes_of, _ = _formulate(problem)
+        self.model, self.bytes_of, self.effort_of = _formulate(problem)
 
     def __call__(self, must_split: dict[str, tuple[float, frozenset[str]]]) -> float | None:
         """The optimum with all of them split, or None if they cannot all be."""
-        self._model.forbid(_held_otherwise(self._model, replace(self._problem, must_split=must_split)))
-        _, least, _, optimal = self._model.minimise(self._bytes_of, relax=True)
-        return least if optimal else None
+        found = self.solution(must_split)
+        return None if found is None else found[1]
+
+    def solution(self, must_split: dict[str, tuple[float, frozenset[str]]]) -> tuple[np.ndarray, float] | None:
+        """The same with the columns' values."""
+        self.model.forbid(_held_otherwise(self.model, replace(self._problem, must_split=must_split)))
+        values, least, _, optimal = self.model.minimise(self.bytes_of, relax=True)
+        return (values, least) if optimal else None
 
 
-def solve_problem(problem: Problem) -> Solution | None:
-    """The optimum, or None if a memory bound cannot be met."""
-    return _lexicographic(problem, *_formulate(problem))
+def solve_problem(problem: Problem, asked: LeastBytes | None = None) -> Solution | None:
+    """The optimum, or None if a memory bound cannot be met. `asked` is the same problem, formulated for questions."""
+    return _lexicographic(problem, asked or LeastBytes(problem))
 
 
 def _formulate(problem: Problem) -> tuple[LinearModel, dict[int, float], dict[int, float]]:
@@ -360,25 +251,25 @@ def _distinct(instances: list[Instance]) -> list[Instance]:
     return list({(i.operands, tuple(s.inputs for s in i.strategies.values())): i for i in instances}.values())
 
 
-def _lexicographic(
-    problem: Problem, model: LinearModel, bytes_of: dict[int, float], effort_of: dict[int, float]
-) -> Solution | None:
-    whole = _held_otherwise(model, problem)
+def _lexicographic(problem: Problem, asked: LeastBytes) -> Solution | None:
+    model = asked.model
     shares = {model.column(("hold", *key), True): share for key, share in problem.shares.items()}
     if problem.memory is not None:
         model.row({i: share / problem.memory for i, share in shares.items()}, -np.inf, 1.0)
-    unsplit = 0.0
-    if whole:
+    unsplit, fewest = 0.0, asked.solution(problem.must_split)
+    if fewest is None:
+        whole = _held_otherwise(model, problem)
+        model.forbid(())
         _, unsplit, _, optimal = model.minimise(whole)
-        if not optimal:
-            return None
-        model.limit(whole, unsplit)
-    values, least, bound, optimal = model.minimise(bytes_of, relax=True)
-    if not optimal:
+        if optimal:
+            model.limit(whole, unsplit)
+            fewest = asked.solution({})
+    if fewest is None:
         return None
-    model.limit(bytes_of, least)
-    for costs in (effort_of, shares):
-        better, lowest, _, found = model.minimise(costs)
+    values, least = fewest
+    model.limit(asked.bytes_of, least)
+    for costs, last in ((asked.effort_of, False), (shares, True)):
+        better, lowest, _, found = model.minimise(costs, relax=not last)
         if found:
             values = better
             model.limit(costs, lowest)
@@ -389,7 +280,7 @@ def _lexicographic(
     }
     state = {v: next(s for s in states if ("hold", v, s) in chosen) for v, states in problem.held.items()}
     conversions = {(k[1], k[3]): k[2] for k in chosen if k[0] == "convert" and k[2] != k[3]}
-    return Solution(strategy, state, conversions, least, bound, optimal, unsplit)
+    return Solution(strategy, state, conversions, least, least, True, unsplit)
 
 
-__all__ = ["PARTIAL", "WHOLE", "Conversion", "LinearModel", "Problem", "Solution", "solve_problem"]
+__all__ = ["PARTIAL", "WHOLE", "Conversion", "LeastBytes", "Problem", "Solution", "solve_problem"]

@@ -1,0 +1,81 @@
+"""How often programs are traced while a plan is searched for, and what is tried next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+import axisplit
+from axisplit.capture.record import Recorder
+from axisplit.capture.trace import capture
+from axisplit.lower import lowering
+from axisplit.lower.decision import Decision
+from axisplit.lower.planning import begin_search
+from axisplit.runtime.groups import FakeGroup
+from axisplit.solve.policy import choose
+from models_zoo.tiny import llama, perturb, tokens
+from solve.small import TOKENS, WIDTH, Blocks
+
+
+@pytest.fixture
+def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    """Every recorder under which ranks' programs are traced."""
+    found: list[Recorder] = []
+
+    class Kept(Recorder):
+        def __init__(self) -> None:
+            super().__init__()
+            found.append(self)
+
+    monkeypatch.setattr(lowering, "Recorder", Kept)
+    return found
+
+
+def test_each_kind_of_rank_is_traced_once(recorders: list[Recorder]) -> None:
+    plan = axisplit.plan(Blocks(2), (torch.randn(TOKENS, WIDTH),), ranks=3)
+    assert plan.optimal
+    assert not plan.no_backward
+    assert len(recorders) == len(lowering.distinct_ranks(plan)) == 2
+
+
+def test_nothing_is_traced_behind_the_first_mismatch(recorders: list[Recorder]) -> None:
+    model, inputs = llama()(), tokens(1, TOKENS)
+    captured = capture(model, inputs)
+    search = begin_search(captured, 2)
+    choice = choose(search)
+    assert choice is not None
+    decision = Decision(search, choice)
+    lowered, refusals = lowering.lower(decision, captured)
+    assert not refusals
+    broken = replace(lowered, places=lowered.places[1:])
+    mismatch = lowering.prove_rank(decision, broken, captured, model, inputs, FakeGroup(0, 2))
+    assert mismatch is not None
+    assert {node.phase for node in recorders[0].recording.nodes} == {"prefill"} < set(captured.graph.phases)
+
+
+class Checked(nn.Module):
+    """Compares its input's size with attributes that counting heads would rewrite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.width = 2, 2 * WIDTH
+        self.norm, self.up, self.down = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if 4 * x.shape[-1] != self.count * self.width:
+            raise ValueError(f"{x.shape[-1]} features")
+        hidden = gelu(self.up(self.norm(x))).unflatten(-1, (self.count, self.width))
+        return self.down(hidden.softmax(-2).flatten(-2))
+
+
+def test_attributes_that_python_checks_are_not_rewritten() -> None:
+    model, inputs = perturb(Checked()), (torch.randn(TOKENS, WIDTH),)
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert not plan.edits
+    assert plan.captured
+    assert plan.split_fraction > 0.9
+    assert axisplit.verify(model, inputs, plan).equal
