@@ -161,13 +161,17 @@ class Finder:
         if alike and self._at_result(value, source, *targets):
             self.arriving[value] = next(iter(targets))
             return
-        given = [found for found in given if found[0][0].index not in self.decision.captured_in]  # those convert inside
-        if value in self.read and WHOLE in targets and not self._at_return(value, source):
-            self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
-        if source not in (WHOLE, VARIED) and len(given) > 1:
+        outside = [
+            found for found in given if found[0][0].index not in self.decision.captured_in
+        ]  # others convert inside
+        inside = {self.decision.captured_in[use[0].index] for use, found in given if (use, found) not in outside}
+        returned = value in self.read and WHOLE in targets
+        if source not in (WHOLE, VARIED) and len(outside) + len(inside) + returned > 1:
             self._whole_at_birth(value, source, uses)
             return
-        self._each_use(value, source, given)
+        if returned and not self._at_return(value, source):
+            self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
+        self._each_use(value, source, outside)
 
     def _each_use(self, value: int, source: str, given: list[tuple[Use, tuple[Call, str] | None]]) -> None:
         """Convert where each op reads the value."""
@@ -185,7 +189,9 @@ class Finder:
         reason = "its uses are too far apart to share one collective"
         states = {state for _, _, state in uses}
         birth = VARIED if VARIED in states and WHOLE not in states and value not in self.read else WHOLE
-        ways = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != birth]
+        inside = self.decision.captured_in
+        again = [use for use in uses if use[2] != birth and use[0].index not in inside]
+        ways = [(use, self._input_of(value, use[0], use[2])) for use in again]
         stuck = [use for use, found in ways if found is None and (use[0].index, use[1]) not in self._wrapped]
         for node, _, state in stuck:
             key = self.decision.search.ties.node[node.index]
