@@ -2,7 +2,8 @@
 
     exact    float64 throughout, every float32 cast widened: the structure is right if the outputs agree to ~1e-12
     native   the model's own dtypes: the reassociation that users will see, within a measured bound
-    control  each distinct collective left out in turn: the error must exceed the bound by 10 times
+    control  each distinct collective left out in turn: the error must exceed the bound by 10 times; for what no output
+             notices see delivered.py
 
 The bound is not a chosen constant: the whole model is run again with every reduction (matmul, attention, convolution,
 sum) perturbed by its own rounding error, several times; the outputs move by what rounding moves them, and `bound` is a
@@ -62,6 +63,11 @@ class Numbers:
     @property
     def control_caught(self) -> bool | None:
         return each_caught(self.control_errors, self.bound)
+
+    @property
+    def unnoticed(self) -> tuple[str, ...]:
+        """Collectives without which no output, and nothing that is chosen from, is off by enough."""
+        return unnoticed(self.control_errors, self.bound)
 
     @property
     def equal(self) -> bool:
@@ -195,9 +201,14 @@ def control_error(missing: dict[str, float], bounds: dict[str, float], bound: fl
     return most * bound if bound else max(missing.values(), default=0.0) * noticed
 
 
+def unnoticed(errors: dict[str, float], bound: float) -> tuple[str, ...]:
+    """Controls whose error does not exceed the bound by far."""
+    return tuple(name for name, error in errors.items() if error <= CONTROL_FACTOR * bound)
+
+
 def each_caught(errors: dict[str, float], bound: float) -> bool | None:
     """Whether every control's error exceeds the bound by far; None without controls."""
-    return all(not error <= CONTROL_FACTOR * bound for error in errors.values()) if errors else None
+    return not unnoticed(errors, bound) if errors else None
 
 
 def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
