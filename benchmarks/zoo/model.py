@@ -31,7 +31,6 @@ _DERIVED_INSIDE = ("dtype", "transformers_version", "_name_or_path", "_attn_impl
 _SMALL_NOISE = re.compile(
     r"a_log|\.d$|dt|decay|time_|scale|norm|codebook|basis|freq|slope|mix|gate_bias|lambda|sink", re.IGNORECASE
 )
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 _EMBEDDINGS = re.compile(r"embed|wte|wpe|shared\.weight", re.IGNORECASE)
 
 
@@ -104,14 +103,10 @@ def model_class(model_type: str, head: Head) -> Any:
 
 def perturb(model: nn.Module, seed: int) -> nn.Module:
     """Make every parameter count: matrices of unit gain, biases and norms off their initial values, small noise on what
-    is an exponent, a rate or a table of constants. Norms that begin with a gain of zero (the last of a residual branch)
-    get one of one.
+    is an exponent, a rate or a table of constants.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, _NORMS) and module.weight is not None and not module.weight.any():
-                module.weight.fill_(1.0)
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator)

@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from axisplit.capture.modes import uncompiled
 from axisplit.capture.record import leaves
 from axisplit.capture.trace import Inputs, normalize_inputs, phases
+from axisplit.errors import AxisplitError
 from axisplit.lower.apply import make_rank
 from axisplit.proof.choices import Choices, Pinned, Recorded, Recorder, in_terms_of, summarize
 from axisplit.runtime.groups import Group
@@ -181,11 +182,22 @@ def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str,
     error, bound = errors.get(nearest, 0.0), bounds.get(nearest, 0.0)
     controls = {}
     for name, sites in distinct_collectives(plan).items():
-        missing = whole.worst(run_ranks(model, inputs, plan, only, whole.recorded, drop=sites))
-        controls[name] = control_error(missing, bounds, bound)
+        controls[name] = control_error(_without(model, inputs, plan, only, whole, sites), bounds, bound)
     choices = summarize(whole.recorded, [run.flipped for run in runs], errors, bounds)
     exact = exact_error(model, inputs, plan, only)
     return Numbers(exact, error, bound, controls, [run.comm_bytes for run in runs], choices)
+
+
+def _without(
+    model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], whole: Whole, sites: tuple[str, ...]
+) -> dict[str, float]:
+    """The errors of a run without these collectives. Infinite where it breaks off: the same run with them went through,
+    so it is for want of them (ranks that compute another length each do not meet any more).
+    """
+    try:
+        return whole.worst(run_ranks(model, inputs, plan, only, whole.recorded, drop=sites))
+    except (AxisplitError, RuntimeError, IndexError, ValueError) as error:
+        return {f"broken off: {error}": float("inf")}
 
 
 def _ratio(errors: dict[str, float], bounds: dict[str, float], name: str) -> float:
