@@ -121,7 +121,9 @@ class Finder:
         self.producer = graph.producer
         self.returned: dict[int, list[tuple[Call, str]]] = defaultdict(list)
         self.given: dict[int, list[tuple[Call, str]]] = defaultdict(list)
+        self.calls: dict[str, list[Call]] = defaultdict(list)
         for call in graph.calls:
+            self.calls[call.module].append(call)
             for leaf, value in call.outputs:
                 self.returned[value].append((call, leaf))
             for leaf, value in call.inputs:
@@ -228,7 +230,7 @@ class Finder:
         uses = [node.index for node, _, _ in self._outside_uses(value, self.producer.get(value))]
         born = self._born(value)
         for call, leaf in self.returned[value]:
-            if self._buried(call):
+            if self._buried(call) or (self._wraps_result(value) and not self._alike_at(call.module, "output", leaf, value)):
                 continue
             if call.first_node <= born < call.last_node and all(
                 not call.first_node <= u < call.last_node for u in uses
@@ -236,6 +238,23 @@ class Finder:
                 self._add(call.module, "output", leaf, value, source, target)
                 return True
         return False
+
+    def _alike_at(self, module: str, where: Where, leaf: str, value: int) -> bool:
+        """Whether every call of a module has a value there that is to be converted as this one is: a hook sees all."""
+        calls = [call.outputs if where == "output" else call.inputs for call in self.calls[module]]
+        others = {other for found in calls for name, other in found if name == leaf} - {value}
+        return all(self._conversions(other) == self._conversions(value) for other in others)
+
+    def _conversions(self, value: int) -> tuple[str, frozenset[str]]:
+        """The state a value is made in, and those it is read in."""
+        states = {state for _, _, state in self.decision.flows_to(value)} | ({WHOLE} if value in self.read else set())
+        return self.decision.flows_from(value), frozenset(states)
+
+    def _wraps_result(self, value: int) -> bool:
+        node = self.producer.get(value)
+        if node is None or value not in self.decision.search.computed or node.index in self.decision.captured_in:
+            return False
+        return self.way_to(node.module, node.frames, -1, False) is not None
 
     def _buried(self, call: Call) -> bool:
         """Whether a call is one of a captured module's children, which are not called any more."""
@@ -252,12 +271,11 @@ class Finder:
         return False
 
     def _at_result(self, value: int, source: str, target: str) -> bool:
-        node = self.producer.get(value)
-        if node is None or value not in self.decision.search.computed or node.index in self.decision.captured_in:
+        if not self._wraps_result(value):
             return False
+        node = self.producer[value]
         way = self.way_to(node.module, node.frames, -1, False)
-        if way is None:
-            return False
+        assert way is not None, "_wraps_result"
         self._add(node.module, "result", _leaf(way), value, source, target, way)
         return True
 
@@ -270,6 +288,9 @@ class Finder:
             and not call.first_node <= self._born(value) < call.last_node
         ]
         inner = [(call, leaf) for call, leaf in inner if not self._buried(call)]
+        reads = [(node.index, position) for position, operand in enumerate(node.inputs()) if operand == value]
+        if self._wraps_result(value) or self._wrapped.issuperset(reads):
+            inner = [found for found in inner if self._alike_at(found[0].module, "input", found[1], value)]
         several = {id(call) for call, leaf in inner for other, name in inner if other is call and name != leaf}
         inner = [(call, leaf) for call, leaf in inner if id(call) not in several]  # it would no longer be one tensor
         inner.sort(key=lambda found: found[0].first_node - found[0].last_node)
