@@ -88,6 +88,28 @@ def test_expressions_are_wrapped_where_no_hook_reaches(kind, ranks):
     assert "forward" not in vars(model)
 
 
+class SharesDropout(nn.Module):
+    """One module sees weights that every rank needs whole, and a sum: a hook on it would act on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.up, self.down = nn.Dropout(0.1), nn.Linear(16, 48), nn.Parameter(torch.empty(16, 48))
+
+    def forward(self, x):
+        weights = self.drop(x.softmax(-1))
+        return layer_norm(x + self.drop(linear(gelu(self.up(weights)), self.down)), (16,))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_module_that_sees_unlike_values_has_no_hook(ranks):
+    model = perturb(SharesDropout()).eval()
+    plan, _ = planned(model, 16, ranks)
+    assert plan.tiers["model"] == "expression"
+    assert plan.split_fraction > 0.9
+    assert [c.kind for c in plan.collectives if c.phase == "forward"] == ["all_reduce"]
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
+
+
 class Shifted(nn.Embedding):
     """Looks up by `super().forward`, as position tables do."""
 

@@ -230,7 +230,7 @@ class Finder:
         uses = [node.index for node, _, _ in self._outside_uses(value, self.producer.get(value))]
         born = self._born(value)
         for call, leaf in self.returned[value]:
-            if self._buried(call) or (self._wraps_result(value) and not self._alike_at(call.module, "output", leaf, value)):
+            if self._buried(call):
                 continue
             if call.first_node <= born < call.last_node and all(
                 not call.first_node <= u < call.last_node for u in uses
@@ -239,11 +239,10 @@ class Finder:
                 return True
         return False
 
-    def _alike_at(self, module: str, where: Where, leaf: str, value: int) -> bool:
-        """Whether every call of a module has a value there that is to be converted as this one is: a hook sees all."""
-        calls = [call.outputs if where == "output" else call.inputs for call in self.calls[module]]
-        others = {other for found in calls for name, other in found if name == leaf} - {value}
-        return all(self._conversions(other) == self._conversions(value) for other in others)
+    def _alike_at(self, call: Call, leaf: str, value: int) -> bool:
+        """Whether every call of the module is given what is to be converted as this value is: a hook sees all."""
+        given = [found for other in self.calls[call.module] for name, found in other.inputs if name == leaf]
+        return all(self._conversions(other) == self._conversions(value) for other in given)
 
     def _conversions(self, value: int) -> tuple[str, frozenset[str]]:
         """The state a value is made in, and those it is read in."""
@@ -290,7 +289,7 @@ class Finder:
         inner = [(call, leaf) for call, leaf in inner if not self._buried(call)]
         reads = [(node.index, position) for position, operand in enumerate(node.inputs()) if operand == value]
         if self._wraps_result(value) or self._wrapped.issuperset(reads):
-            inner = [found for found in inner if self._alike_at(found[0].module, "input", found[1], value)]
+            inner = [found for found in inner if self._alike_at(*found, value)]
         several = {id(call) for call, leaf in inner for other, name in inner if other is call and name != leaf}
         inner = [(call, leaf) for call, leaf in inner if id(call) not in several]  # it would no longer be one tensor
         inner.sort(key=lambda found: found[0].first_node - found[0].last_node)
