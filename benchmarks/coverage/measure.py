@@ -166,9 +166,10 @@ def kept_whole(plan: axisplit.Plan, least: float = 0.01) -> tuple[str, ...]:
 
 
 def unnoticed(verdict: Any) -> str:
-    """The collectives that could be left out without the outputs moving enough."""
-    errors = verdict.numbers.control_errors if verdict.numbers is not None else {}
-    return ", ".join(name for name, error in errors.items() if error <= 10 * (verdict.bound or 0.0))
+    """The collectives that could be left out without anything that is compared moving enough."""
+    names = verdict.numbers.unnoticed if verdict.numbers is not None else ()
+    noticed = {delivery.collective for delivery in verdict.deliveries if delivery.noticed}
+    return ", ".join(name for name in names if name not in noticed)
 
 
 def generation(plan: axisplit.Plan, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

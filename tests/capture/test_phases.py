@@ -116,6 +116,35 @@ class Routed(nn.Module):
         return x
 
 
+class Asks(nn.Module):
+    """Its `generate` says where the next token is asked for, which nobody else does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(32, 16), nn.Linear(16, 32)
+
+    def can_generate(self):
+        return True
+
+    def prepare_inputs_for_generation(self, input_ids, **given):
+        asked = torch.zeros(input_ids.shape[1], 1)
+        asked[-1] = 1.0
+        return {"input_ids": input_ids, "asked": asked, **given}
+
+    def forward(self, input_ids, asked=None, is_first_iteration=False):
+        y = self.table(input_ids)
+        return self.head(y if asked is None else asked.tanh() * y)
+
+
+def test_what_only_generate_passes_is_traced_as_it_passes_it():
+    captured = capture(Asks(), {"input_ids": torch.randint(0, 32, (2, 5))})
+    assert captured.graph.phases == ("prefill", "prefill generated")
+    assert any("asked=float[2]" in call for call in captured.calls)
+    assert [n.phase for n in captured.graph.nodes if n.op._opname == "tanh"] == ["prefill generated"]
+    given = {"input_ids": torch.randint(0, 32, (2, 5)), "asked": torch.ones(5, 1)}
+    assert capture(Asks(), given).graph.phases == ("prefill",)
+
+
 def test_a_path_that_depends_on_data_is_said_to():
     model = perturb(Routed())
     plan = axisplit.plan(model, (torch.ones(3, 8),), ranks=2)

@@ -16,6 +16,7 @@ from axisplit.capture.trace import shadow_copy
 from axisplit.lower.apply import make_rank, take_shard
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.lower.places import Finder
+from axisplit.lower.source import definition_of
 from axisplit.runtime.groups import FakeGroup
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.lookup import localize, mask_rows
@@ -85,6 +86,28 @@ def test_expressions_are_wrapped_where_no_hook_reaches(kind, ranks):
     assert [c.kind for c in plan.collectives] == ["all_reduce"]
     assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
     assert "forward" not in vars(model)
+
+
+class SharesDropout(nn.Module):
+    """One module sees weights that every rank needs whole, and a sum: a hook on it would act on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.up, self.down = nn.Dropout(0.1), nn.Linear(16, 48), nn.Parameter(torch.empty(16, 48))
+
+    def forward(self, x):
+        weights = self.drop(x.softmax(-1))
+        return layer_norm(x + self.drop(linear(gelu(self.up(weights)), self.down)), (16,))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_module_that_sees_unlike_values_has_no_hook(ranks):
+    model = perturb(SharesDropout()).eval()
+    plan, _ = planned(model, 16, ranks)
+    assert plan.tiers["model"] == "expression"
+    assert plan.split_fraction > 0.9
+    assert [c.kind for c in plan.collectives if c.phase == "forward"] == ["all_reduce"]
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
 
 
 class Shifted(nn.Embedding):
@@ -204,6 +227,55 @@ def test_augmented_assignments(operand, made):
     vars(model)["_axisplit"] = {"triple": lambda y: 3 * y}
     insert_calls(model, [Insertion("triple", code.co_qualname, (line, line, 8, 14), operand)])
     assert model(torch.tensor(5), torch.tensor(7)) == made
+
+
+class Calls(nn.Module):
+    def forward(self, x, y):
+        return (
+            torch.cat((x, y), dim=0),
+            torch.einsum("i,i->i", [x, y]),
+            torch.gather(x, -1, y),
+            2 - x,
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "operand", "made"),
+    [
+        (0, 1, lambda x, y: torch.cat((x, 3 * y))),
+        (1, 0, lambda x, y: 3 * x * y),
+        (2, 1, lambda x, y: x.gather(0, 3 * y)),
+        (3, 0, lambda x, y: 2 - 3 * x),
+    ],
+)
+def test_operands_are_counted_as_the_op_has_its_tensors(line, operand, made):
+    model, code = Calls(), Calls.forward.__code__
+    expression = definition_of(code).body[0].value.elts[line]
+    place = (expression.lineno, expression.end_lineno, expression.col_offset, expression.end_col_offset)
+    vars(model)["_axisplit"] = {"triple": lambda y: 3 * y}
+    insert_calls(model, [Insertion("triple", code.co_qualname, place, operand)])
+    x, y = torch.tensor([5, 7, 11, 13]), torch.tensor([0, 1, 1, 0])
+    assert model(x, y)[line].equal(made(x, y))
+
+
+class Reads(nn.Module):
+    """A sum that the caller reads, and that a head of the model's own reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.head = nn.Linear(16, 48), nn.Linear(48, 16), nn.Linear(16, 32)
+
+    def forward(self, x):
+        y = self.down(gelu(self.up(x)))
+        return y, self.head(y)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_is_read_inside_and_outside_is_reduced_once(ranks):
+    model = perturb(Reads())
+    plan, inputs = planned(model, 16, ranks)
+    assert [c.count for c in plan.collectives if (c.kind, c.phase) == ("all_reduce", "forward")] == [1]
+    assert axisplit.verify(model, inputs, plan, gradients=True).equal
 
 
 def test_steps_of_conversions(monkeypatch):

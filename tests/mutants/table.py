@@ -23,6 +23,7 @@ class Mutant:
 
 BROKEN = ("tests/proof/test_broken_plans.py",)
 NUMBERS = ("tests/proof/test_numbers.py", "-k", "verdicts or difference or perturbed or repeated")
+DELIVERED = ("tests/proof/test_delivered.py",)
 CHOICES = ("tests/proof/test_choices.py", "-k", "not mixture")
 BOUND = ("tests/proof/test_numbers.py", "-k", "bound")
 EDITS = ("tests/lower/test_edits.py",)
@@ -286,6 +287,15 @@ MUTANTS: dict[str, list[Mutant]] = {
             NUMBERS,
         ),
         Mutant("proof/numbers.py", "error <= CONTROL_FACTOR * bound", "error <= bound", NUMBERS),
+        Mutant(
+            "proof/delivered.py", "not self.missing <= CONTROL_FACTOR", "not self.missing < CONTROL_FACTOR", DELIVERED
+        ),
+        Mutant("proof/delivered.py", "if placed.issuperset(sites)", "if True", DELIVERED),
+        Mutant("proof/verify.py", "and all(delivery.equal for delivery in deliveries)", "", DELIVERED),
+        Mutant("lower/places.py", "+ len(inside) + returned > 1", "> 1", PLACES),
+        Mutant("lower/places.py", "if self._alike_at(*found, value)]", "if True]", PLACES),
+        Mutant("capture/trace.py", "if set(made) - given.keys() else []", "if made else []", PHASES),
+        Mutant("lower/source.py", "return [] if isinstance(inner, ast.Constant)", "return [] if False", PLACES),
         Mutant("proof/numbers.py", "eps / 2 * length**0.5", "eps / 2 * length", NUMBERS),
         Mutant("proof/numbers.py", "if gap.isnan().any():", "if False:", NUMBERS),
         Mutant(

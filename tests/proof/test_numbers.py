@@ -12,7 +12,8 @@ from torch import nn
 import axisplit
 from axisplit.proof.numbers import CONTROL_FACTOR, Numbers, Perturbed, difference, distinct_collectives, run_all
 from models_zoo.equality import tensors
-from models_zoo.tiny import ZOO, build
+from models_zoo.small import Mlp
+from models_zoo.tiny import ZOO, build, perturb
 
 
 def forward(model, inputs):
@@ -77,6 +78,27 @@ def test_one_control_for_all_repeated_blocks():
     assert sum(len(sites) for sites in found.values()) == sum(
         s.kind in ("all_reduce", "all_gather") for p in plan.places for s in p.steps
     )
+
+
+class Length(nn.Module):
+    """How much of its input goes on depends on what a split block says of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Mlp(), Mlp()
+
+    def forward(self, x):
+        lasting = int((self.first(x) > 0).sum())
+        return self.second(x[: max(lasting % x.shape[0], 1)])
+
+
+def test_a_run_that_breaks_off_without_a_collective_is_noticed():
+    torch.manual_seed(0)
+    model, inputs = perturb(Length()).eval(), (torch.randn(40, 16),)
+    verdict = axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2))
+    assert verdict.equal
+    assert verdict.control_caught
+    assert float("inf") in verdict.numbers.control_errors.values()
 
 
 class Remembers(nn.Module):

@@ -6,7 +6,8 @@ instead and the graph says so in `assumed`.
 
 Phases: a plain module has one, `forward`. A module whose output carries recurrent state that its own forward accepts
 (a KV cache, an SSM state) has `prefill` and `decode`; where it takes an attention mask, both are also traced with one
-that hides something (`prefill masked`, `decode masked`), because masks change the path that attention takes.
+that hides something (`prefill masked`, `decode masked`), because masks change the path that attention takes. Where
+the model's own `generate` passes float tensors that nobody gave, its call is traced too (`prefill generated`).
 """
 
 from __future__ import annotations
@@ -255,6 +256,7 @@ def run_phases(
     return outputs
 
 
+GENERATED = " generated"  # ends the phases of calls as the model's own `generate` makes them
 Run = Callable[[str, tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -276,18 +278,37 @@ def phases(
     if token_input is not None and "attention_mask" in accepted and "attention_mask" not in kwargs:
         source = kwargs["input_ids"] if "input_ids" in kwargs else kwargs[token_input]
         variants.append((" masked", {**kwargs, "attention_mask": _hiding_mask(source)}))
+    if token_input is not None:
+        variants += [(GENERATED, prepared) for prepared in _as_generate_calls(model, kwargs, token_input)]
     for suffix, given in variants:
-        given = {"use_cache": True, **given} if "use_cache" in accepted else given
+        given = {"use_cache": True, **given} if "use_cache" in accepted and suffix != GENERATED else given
         result = _attempt(run, "prefill" + suffix, args, given, only)
         if result is None:
             continue
         yield "prefill" + suffix, result
         state = recurrent_state(result, accepted)
-        if token_input is not None and state:
+        if token_input is not None and state and suffix != GENERATED:  # which prepares each step anew
             step = _decode_inputs(given, token_input, state, result, accepted)
             decoded = _attempt(run, "decode" + suffix, (), step, only)
             if decoded is not None:
                 yield "decode" + suffix, decoded
+
+
+def _as_generate_calls(model: torch.nn.Module, given: dict[str, Any], token_input: str) -> list[dict[str, Any]]:
+    """What the model's own `generate` makes of the inputs, where that holds float tensors that were not given (xlnet's
+    target mapping): no other call runs the code that they need. Positions and masks are proved when they come.
+    """
+    prepare = getattr(model, "prepare_inputs_for_generation", None)
+    if prepare is None or token_input != "input_ids":
+        return []
+    try:
+        prepared = prepare(
+            given["input_ids"], is_first_iteration=True, **{k: v for k, v in given.items() if k != "input_ids"}
+        )
+    except Exception:  # it asks for what only `generate` has
+        return []
+    made = [name for name, x in prepared.items() if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return [prepared] if set(made) - given.keys() else []
 
 
 def _attempt(run: Run, phase: str, args: tuple[Any, ...], kwargs: dict[str, Any], only: tuple[str, ...]) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate, product
 from typing import Any, Protocol
@@ -213,25 +213,52 @@ def apply_gradients(model: torch.nn.Module, plan: Installable, key: str) -> None
 
 def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:
     """Hooks and inserted calls; `key` is the model key under which the sites are registered."""
-    insertions: dict[str, list[Insertion]] = defaultdict(list)
     outputs = model.__dict__["axisplit_outputs"] = LocalOutputs(plan, key)
+    steps: list[tuple[PlacePlan, Callable[..., Any]]] = []
     for place in plan.places:
+        if place.where == "lookup":
+            _wrap_lookup(model.get_submodule(place.module), place, f"{key}/{place.steps[0].name}")
+        else:
+            call = place.where == "call"
+            steps.append((place, _lookup_call(f"{key}/{place.steps[0].name}") if call else _chain(place, key)))
+    _put_in_place(model, steps, outputs)
+
+
+Show = Callable[[str, torch.Tensor], None]
+
+
+def apply_probes(model: torch.nn.Module, plan: Installable, sites: Container[str], show: Show) -> None:
+    """On a whole model: `show(site, value)` whenever it passes where a rank's part has one of these sites; there the
+    value is what the site's collective makes whole on a rank.
+    """
+
+    def probe(site: str) -> Step:
+        def shown(x: torch.Tensor) -> torch.Tensor:
+            show(site, x)
+            return x
+
+        return shown
+
+    steps = [(place, probe(step.name)) for place in plan.places for step in place.steps if step.name in sites]
+    _put_in_place(model, steps, LocalOutputs(plan, ""))
+
+
+def _put_in_place(
+    model: torch.nn.Module, steps: Iterable[tuple[PlacePlan, Callable[..., Any]]], outputs: LocalOutputs
+) -> None:
+    insertions: dict[str, list[Insertion]] = defaultdict(list)
+    for place, step in steps:
         module = model.get_submodule(place.module)
         if place.where == "output":
-            module.register_forward_hook(_output_hook(place, _chain(place, key), outputs))
+            module.register_forward_hook(_output_hook(place, step, outputs))
         elif place.where == "input":
-            module.register_forward_pre_hook(
-                _input_hook(module, place, _chain(place, key)), with_kwargs=True, prepend=True
-            )
-        elif place.where == "lookup":
-            _wrap_lookup(module, place, f"{key}/{place.steps[0].name}")
+            module.register_forward_pre_hook(_input_hook(module, place, step), with_kwargs=True, prepend=True)
         else:
             assert place.position is not None
-            name, call = place.leaf, place.where == "call"
-            step = _lookup_call(f"{key}/{place.steps[0].name}") if call else _chain(place, key)
-            module.__dict__.setdefault("_axisplit", {})[name] = step
+            module.__dict__.setdefault("_axisplit", {})[place.leaf] = step
+            call = place.where == "call"
             insertions[place.module].append(
-                Insertion(name, place.function, place.position, place.operand, call, place.through)
+                Insertion(place.leaf, place.function, place.position, place.operand, call, place.through)
             )
     for path, found in insertions.items():
         insert_calls(model.get_submodule(path), found)

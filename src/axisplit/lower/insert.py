@@ -35,7 +35,6 @@ from axisplit.lower.source import (
     can_insert,
     definition_of,
     is_call,
-    is_namespace,
     operand_of,
     places_of,
 )
@@ -241,7 +240,6 @@ class _Inserter(ast.NodeTransformer):
 def _wrap(visited: Any, here: list[Insertion], calls: list[Position]) -> Any:
     """An expression with its insertions: operands first, then what it calls, then the whole."""
     for insertion in [i for i in here if i.operand >= 0]:
-        assert operand_of(visited, insertion.operand) is not None, "checked by can_insert"
         visited = _swap(visited, insertion.operand, functools.partial(_step_call, insertion.name))
     for place in calls:
         visited.func = _step_call(_call_name(place), visited.func)
@@ -261,15 +259,15 @@ def _step_call(
 
 
 def _swap(node: Any, operand: int, wrap: Callable[[ast.expr], ast.expr]) -> Any:
-    if isinstance(node, ast.BinOp):
-        if operand == 0:
-            node.left = wrap(node.left)
-        else:
-            node.right = wrap(node.right)
-    elif isinstance(node, ast.Call):
-        method = isinstance(node.func, ast.Attribute) and not is_namespace(node.func.value)
-        if method and operand == 0:
-            node.func.value = wrap(node.func.value)  # type: ignore[attr-defined]
-        else:
-            node.args[operand - method] = wrap(node.args[operand - method])
-    return node
+    """The expression with one operand wrapped, in place."""
+    found = operand_of(node, operand)
+    assert found is not None, "checked by can_insert"
+    for parent in ast.walk(node):
+        for name, held in ast.iter_fields(parent):
+            if held is found:
+                setattr(parent, name, wrap(found))
+                return node
+            if isinstance(held, list) and any(item is found for item in held):
+                held[:] = [wrap(found) if item is found else item for item in held]
+                return node
+    raise AssertionError("an operand is part of its expression")

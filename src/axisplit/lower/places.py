@@ -121,7 +121,9 @@ class Finder:
         self.producer = graph.producer
         self.returned: dict[int, list[tuple[Call, str]]] = defaultdict(list)
         self.given: dict[int, list[tuple[Call, str]]] = defaultdict(list)
+        self.calls: dict[str, list[Call]] = defaultdict(list)
         for call in graph.calls:
+            self.calls[call.module].append(call)
             for leaf, value in call.outputs:
                 self.returned[value].append((call, leaf))
             for leaf, value in call.inputs:
@@ -161,13 +163,17 @@ class Finder:
         if alike and self._at_result(value, source, *targets):
             self.arriving[value] = next(iter(targets))
             return
-        given = [found for found in given if found[0][0].index not in self.decision.captured_in]  # those convert inside
-        if value in self.read and WHOLE in targets and not self._at_return(value, source):
-            self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
-        if source not in (WHOLE, VARIED) and len(given) > 1:
+        outside = [
+            found for found in given if found[0][0].index not in self.decision.captured_in
+        ]  # others convert inside
+        inside = {self.decision.captured_in[use[0].index] for use, found in given if (use, found) not in outside}
+        returned = value in self.read and WHOLE in targets
+        if source not in (WHOLE, VARIED) and len(outside) + len(inside) + returned > 1:
             self._whole_at_birth(value, source, uses)
             return
-        self._each_use(value, source, given)
+        if returned and not self._at_return(value, source):
+            self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
+        self._each_use(value, source, outside)
 
     def _each_use(self, value: int, source: str, given: list[tuple[Use, tuple[Call, str] | None]]) -> None:
         """Convert where each op reads the value."""
@@ -184,7 +190,9 @@ class Finder:
         """
         reason = "its uses are too far apart to share one collective"
         birth = whole_at_birth({state for _, _, state in uses} | ({WHOLE} if value in self.read else set()))
-        ways = [(use, self._input_of(value, use[0], use[2])) for use in uses if use[2] != birth]
+        inside = self.decision.captured_in
+        again = [use for use in uses if use[2] != birth and use[0].index not in inside]
+        ways = [(use, self._input_of(value, use[0], use[2])) for use in again]
         stuck = [use for use, found in ways if found is None and (use[0].index, use[1]) not in self._wrapped]
         for node, _, state in stuck:
             key = self.decision.search.ties.node[node.index]
@@ -230,6 +238,22 @@ class Finder:
                 return True
         return False
 
+    def _alike_at(self, call: Call, leaf: str, value: int) -> bool:
+        """Whether every call of the module is given what is to be converted as this value is: a hook sees all."""
+        given = [found for other in self.calls[call.module] for name, found in other.inputs if name == leaf]
+        return all(self._conversions(other) == self._conversions(value) for other in given)
+
+    def _conversions(self, value: int) -> tuple[str, frozenset[str]]:
+        """The state a value is made in, and those it is read in."""
+        states = {state for _, _, state in self.decision.flows_to(value)} | ({WHOLE} if value in self.read else set())
+        return self.decision.flows_from(value), frozenset(states)
+
+    def _wraps_result(self, value: int) -> bool:
+        node = self.producer.get(value)
+        if node is None or value not in self.decision.search.computed or node.index in self.decision.captured_in:
+            return False
+        return self.way_to(node.module, node.frames, -1, False) is not None
+
     def _buried(self, call: Call) -> bool:
         """Whether a call is one of a captured module's children, which are not called any more."""
         return any(call.module != m and call.module.startswith(f"{m}." if m else "") for m in self.decision.captured)
@@ -245,12 +269,11 @@ class Finder:
         return False
 
     def _at_result(self, value: int, source: str, target: str) -> bool:
-        node = self.producer.get(value)
-        if node is None or value not in self.decision.search.computed or node.index in self.decision.captured_in:
+        if not self._wraps_result(value):
             return False
+        node = self.producer[value]
         way = self.way_to(node.module, node.frames, -1, False)
-        if way is None:
-            return False
+        assert way is not None, "_wraps_result"
         self._add(node.module, "result", _leaf(way), value, source, target, way)
         return True
 
@@ -263,6 +286,9 @@ class Finder:
             and not call.first_node <= self._born(value) < call.last_node
         ]
         inner = [(call, leaf) for call, leaf in inner if not self._buried(call)]
+        reads = [(node.index, position) for position, operand in enumerate(node.inputs()) if operand == value]
+        if self._wraps_result(value) or self._wrapped.issuperset(reads):
+            inner = [found for found in inner if self._alike_at(*found, value)]
         several = {id(call) for call, leaf in inner for other, name in inner if other is call and name != leaf}
         inner = [(call, leaf) for call, leaf in inner if id(call) not in several]  # it would no longer be one tensor
         inner.sort(key=lambda found: found[0].first_node - found[0].last_node)

@@ -101,18 +101,34 @@ def places_of(node: ast.AST) -> list[Position]:
 
 
 def operand_of(node: ast.AST, operand: int) -> ast.expr | None:
-    """The sub-expression that is an op's tensor operand, in the order of the op's own arguments."""
+    """The sub-expression that is an op's tensor operand, in the order of the op's own arguments: literals (`"ij,jk"`,
+    `-1`) are none, and what stands in a literal list (`torch.cat((x, y))`) counts one by one.
+    """
     if isinstance(node, ast.BinOp):
-        return (node.left, node.right)[operand] if operand < 2 else None
+        return _nth(operand, node.left, node.right)
     if isinstance(node, ast.AugAssign):
-        return (as_loaded(node.target), node.value)[operand] if operand < 2 else None
+        return _nth(operand, as_loaded(node.target), node.value)
     if isinstance(node, ast.Call):
         arguments = list(node.args)
         if isinstance(node.func, ast.Attribute) and not is_namespace(node.func.value):
             arguments.insert(0, node.func.value)
-        found = arguments[operand] if operand < len(arguments) else None
-        return None if isinstance(found, ast.Starred) else found
+        return _nth(operand, *arguments)
     return None
+
+
+def _nth(operand: int, *arguments: ast.expr) -> ast.expr | None:
+    """An operand among arguments, of which none before it may be of unknown length."""
+    given = [found for argument in arguments for found in _tensors_in(argument)]
+    unknown = any(isinstance(found, ast.Starred) for found in given[: operand + 1])
+    return given[operand] if operand < len(given) and not unknown else None
+
+
+def _tensors_in(argument: ast.expr) -> list[ast.expr]:
+    """What an argument may hold of tensors."""
+    if isinstance(argument, ast.Tuple | ast.List):
+        return [found for item in argument.elts for found in _tensors_in(item)]
+    inner = argument.operand if isinstance(argument, ast.UnaryOp) else argument
+    return [] if isinstance(inner, ast.Constant) else [argument]
 
 
 def as_loaded(target: ast.expr) -> ast.expr:

@@ -2,7 +2,8 @@
 
     exact    float64 throughout, every float32 cast widened: the structure is right if the outputs agree to ~1e-12
     native   the model's own dtypes: the reassociation that users will see, within a measured bound
-    control  each distinct collective left out in turn: the error must exceed the bound by 10 times
+    control  each distinct collective left out in turn: the error must exceed the bound by 10 times; for what no output
+             notices see delivered.py
 
 The bound is not a chosen constant: the whole model is run again with every reduction (matmul, attention, convolution,
 sum) perturbed by its own rounding error, several times; the outputs move by what rounding moves them, and `bound` is a
@@ -34,6 +35,7 @@ from axisplit.capture.copies import copy_model
 from axisplit.capture.modes import uncompiled
 from axisplit.capture.trace import Inputs, normalize_inputs, phases
 from axisplit.capture.trees import leaves, map_items
+from axisplit.errors import AxisplitError
 from axisplit.lower.apply import make_rank
 from axisplit.proof.choices import Choices, Pinned, Recorded, Recorder, in_terms_of, summarize
 from axisplit.runtime.groups import Group
@@ -62,6 +64,11 @@ class Numbers:
     @property
     def control_caught(self) -> bool | None:
         return each_caught(self.control_errors, self.bound)
+
+    @property
+    def unnoticed(self) -> tuple[str, ...]:
+        """Collectives without which no output, and nothing that is chosen from, is off by enough."""
+        return unnoticed(self.control_errors, self.bound)
 
     @property
     def equal(self) -> bool:
@@ -174,11 +181,22 @@ def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str,
     error, bound = errors.get(nearest, 0.0), bounds.get(nearest, 0.0)
     controls = {}
     for name, sites in distinct_collectives(plan).items():
-        missing = whole.worst(run_ranks(model, inputs, plan, only, whole.recorded, drop=sites))
-        controls[name] = control_error(missing, bounds, bound)
+        controls[name] = control_error(_without(model, inputs, plan, only, whole, sites), bounds, bound)
     choices = summarize(whole.recorded, [run.flipped for run in runs], errors, bounds)
     exact = exact_error(model, inputs, plan, only)
     return Numbers(exact, error, bound, controls, [run.comm_bytes for run in runs], choices)
+
+
+def _without(
+    model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], whole: Whole, sites: tuple[str, ...]
+) -> dict[str, float]:
+    """The errors of a run without these collectives. Infinite where it breaks off: the same run with them went through,
+    so it is for want of them (ranks that compute another length each do not meet any more).
+    """
+    try:
+        return whole.worst(run_ranks(model, inputs, plan, only, whole.recorded, drop=sites))
+    except (AxisplitError, RuntimeError, IndexError, ValueError) as error:
+        return {f"broken off: {error}": float("inf")}
 
 
 def _ratio(errors: dict[str, float], bounds: dict[str, float], name: str) -> float:
@@ -194,9 +212,14 @@ def control_error(missing: dict[str, float], bounds: dict[str, float], bound: fl
     return most * bound if bound else max(missing.values(), default=0.0) * noticed
 
 
+def unnoticed(errors: dict[str, float], bound: float) -> tuple[str, ...]:
+    """Controls whose error does not exceed the bound by far."""
+    return tuple(name for name, error in errors.items() if error <= CONTROL_FACTOR * bound)
+
+
 def each_caught(errors: dict[str, float], bound: float) -> bool | None:
     """Whether every control's error exceeds the bound by far; None without controls."""
-    return all(not error <= CONTROL_FACTOR * bound for error in errors.values()) if errors else None
+    return not unnoticed(errors, bound) if errors else None
 
 
 def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, plan_parameters, prove_programs
 from axisplit.lower.planning import decision_of
 from axisplit.lower.unfold import refold
+from axisplit.proof.delivered import Delivery, compare_deliveries
 from axisplit.proof.gradients import Gradients, measure_gradients
 from axisplit.proof.numbers import Numbers, measure
 from axisplit.proof.program import Mismatch
@@ -47,6 +48,7 @@ class Verdict:
     processes_error: float | None = None  # largest difference on real processes, where they were asked for
     gradients: Gradients | None = None  # where they were asked for and could be had
     no_gradients: str = ""  # why they could not, where they were asked for
+    deliveries: tuple[Delivery, ...] = ()  # of collectives that no output notices
 
     @property
     def could_not(self) -> bool:
@@ -64,6 +66,7 @@ class Verdict:
             "exact_error": self.exact_error,
             "proof": {"ops": self.proof.ops, "proved": self.proof.proved, "assumed": list(self.proof.assumed)},
             "control_caught": self.control_caught,
+            "deliveries": [asdict(delivery) for delivery in self.deliveries],
             "choices": None if self.numbers is None else self.numbers.choices.to_json(),
             "gradients": self.gradients_json(),
             "mismatches": [str(m) for m in self.mismatches],
@@ -104,8 +107,19 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan, captured: Ca
     planned, observed = plan.comm_bytes_per_rank, max(numbers.comm_bytes)
     if decision.graph.phases == ("forward",) and abs(planned - observed) > 1e-6 * max(planned, 1.0):
         raise ProofError("the bytes that were sent are not those planned", got=f"{observed}", needed=f"{planned}")
+    deliveries = compare_deliveries(model, inputs, plan, decision.graph.phases, numbers.unnoticed)
+    equal = numbers.equal and all(delivery.equal for delivery in deliveries)
+    noticed = {delivery.collective for delivery in deliveries if delivery.noticed}
+    caught = noticed.issuperset(numbers.unnoticed) if numbers.control_errors else None
     return Verdict(
-        numbers.equal, numbers.max_error, numbers.bound, numbers.exact_error, proof, numbers.control_caught, (), numbers
+        equal,
+        numbers.max_error,
+        numbers.bound,
+        numbers.exact_error,
+        proof,
+        caught,
+        numbers=numbers,
+        deliveries=deliveries,
     )
 
 

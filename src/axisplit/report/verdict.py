@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from axisplit.report.text import clean, columns
 
 if TYPE_CHECKING:
+    from axisplit.proof.delivered import Delivery
     from axisplit.proof.verify import Verdict
 
 MOST_MISMATCHES = 12
@@ -95,7 +96,17 @@ def _control(verdict: Verdict) -> list[str]:
     if not errors:
         return ["no collective to leave out"]
     caught = "each is noticed" if verdict.control_caught else "NOT each is noticed (needs 10 × the bound)"
-    return [f"each collective left out in turn: {caught}", *(f"{e:9.3g}  without {n}" for n, e in errors.items())]
+    lines = [f"each collective left out in turn: {caught}", *(f"{e:9.3g}  without {n}" for n, e in errors.items())]
+    return [*lines, *(text for delivery in verdict.deliveries for text in _delivery(delivery))]
+
+
+def _delivery(delivery: Delivery) -> list[str]:
+    relation = "within" if delivery.max_error <= delivery.bound else "ABOVE"
+    errors = f"{delivery.max_error:.3g}, {relation} its rounding bound {delivery.bound:.3g}"
+    return [
+        f"no output notices {delivery.collective}: what it delivers was compared itself",
+        f"{delivery.missing:9.3g}  without it; error {errors}; float64 {delivery.exact_error:.2g}",
+    ]
 
 
 def _gradients(verdict: Verdict) -> list[str]:

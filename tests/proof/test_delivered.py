@@ -1,0 +1,78 @@
+"""What no output notices is compared where it is delivered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import gelu, linear, relu
+
+import axisplit
+from axisplit.proof import verify
+from axisplit.proof.delivered import Delivery
+from models_zoo.tiny import perturb
+
+
+class Gate(nn.Module):
+    """A block that only decides: the answer shows whether its scores are above a threshold."""
+
+    product = staticmethod(lambda x, up, down: relu(linear(gelu(linear(x, up)), down)))
+
+    def __init__(self, reachable: bool = True) -> None:
+        super().__init__()
+        self.reachable = reachable
+        self.up, self.down, self.out = nn.Linear(16, 48), nn.Linear(48, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        scores = self.down(gelu(self.up(x))) if self.reachable else self.product(x, self.up.weight, self.down.weight)
+        return self.out(x) * (scores > -1e6)
+
+
+def gated(reachable: bool = True):
+    torch.manual_seed(0)
+    model, inputs = perturb(Gate(reachable)).eval(), (torch.randn(2, 5, 16),)
+    return model, inputs, axisplit.plan(model, inputs, ranks=2)
+
+
+def test_what_decides_far_from_its_threshold():
+    model, inputs, plan = gated()
+    verdict = axisplit.verify(model, inputs, plan)
+    assert verdict.equal
+    assert verdict.control_caught
+    (delivery,) = verdict.deliveries
+    assert (delivery.collective,) == verdict.numbers.unnoticed
+    assert delivery.noticed
+    assert 0 < delivery.max_error <= delivery.bound < 1e-4 < delivery.missing
+    assert 0 < delivery.exact_error < 1e-13
+    assert f"no output notices {delivery.collective}" in str(verdict)
+
+
+def test_a_wrong_value_that_no_output_notices(monkeypatch):
+    model, inputs, plan = gated()
+    held = {p.name: p for p in plan.parameters}
+    swapped = replace(held["down.weight"], ranges=held["down.weight"].ranges[::-1])
+    broken = replace(plan, parameters=tuple(swapped if p is held["down.weight"] else p for p in plan.parameters))
+    monkeypatch.setattr(verify, "misheld", lambda *_: ())  # which indices a rank holds no trace shows
+    verdict = axisplit.verify(model, inputs, broken)
+    assert verdict.mismatches == ()
+    assert verdict.numbers.equal
+    assert verdict.equal is False
+    (delivery,) = verdict.deliveries
+    assert delivery.max_error > 1e3 * delivery.bound
+    assert delivery.exact_error > 1e-3
+
+
+def test_what_a_captured_program_delivers_stays_unnoticed():
+    model, inputs, plan = gated(reachable=False)
+    assert plan.captured
+    verdict = axisplit.verify(model, inputs, plan)
+    assert verdict.equal
+    assert verdict.deliveries == ()
+    assert verdict.could_not
+
+
+@pytest.mark.parametrize(("missing", "bound", "noticed"), [(11, 1, True), (10, 1, False), (0, 0, False), (1, 0, True)])
+def test_a_control_that_is_too_small(missing, bound, noticed):
+    assert Delivery("all_reduce at x", 0.0, 0.0, bound, missing).noticed is noticed
