@@ -55,6 +55,19 @@ def layer_norm(view: NodeView) -> Law:
     return Law("normalization", outputs, whole, reason="it is normalised over")
 
 
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(view: NodeView) -> Law:
+    """w = g v / |v|, a norm for each index of one dim: v [..., d, ...], g [1 .., d, .. 1], or g one number for all."""
+    dims, gains = view.dims(0), view.dims(1)
+    own = view.dim(view.argument("dim"), len(dims)) if gains else None
+    whole = [axis for d, axis in enumerate(dims) if d != own]
+    if own is not None and not view.axes.unify(dims[own], gains[own]):
+        whole += [dims[own], gains[own]]
+    outputs = [dims, gains][: len(view.output_shapes())]
+    linear = (frozenset({1}),) if len(outputs) == 1 else ()  # the norms themselves do not depend on g
+    return Law("normalization", outputs, whole, linear=linear, reason="it is normalised over")
+
+
 @rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(view: NodeView) -> Law:
     """Statistics for each channel on its own: channels pass. Those of the batch itself (in training) need all of it."""
@@ -97,4 +110,4 @@ def everything(view: NodeView) -> Law:
     return Law("normalization", [view.fresh(s) for s in view.output_shapes()], whole, reason=reason)
 
 
-__all__ = ["along_dim", "batch_norm", "broadcast", "everything", "group_norm", "layer_norm"]
+__all__ = ["along_dim", "batch_norm", "broadcast", "everything", "group_norm", "layer_norm", "weight_norm"]
