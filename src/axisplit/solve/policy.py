@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import inf
 
 from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
 from axisplit.solve.problem import LeastBytes, Problem, Solution, common_strategies, solve_problem
 from axisplit.solve.splits import Split
 from axisplit.solve.states import PARTIAL, WHOLE
 
-SMALL_FRACTION = 0.01
+SMALL_FRACTION, LONE_FRACTION = 0.01, 0.1
 # a split that costs less than this part of its own price shares the others' collectives
 SHARED, SHARED_BESIDE_LARGER = 0.9, 0.25
 
@@ -82,19 +83,41 @@ def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozens
         return {}
     least = LeastBytes(problem)
     now, together = least(chosen), least(must)
+    if now is None:
+        return {}  # the others cannot all be split: whole bytes decide then
     prices = {n: _price(search, problem, n, doubtful, must) for n in doubtful}
-    if now is not None and together is not None and together - now < min(prices.values()):
+    if together is not None and together - now < min(prices.values()):
         return {}  # none of them alone costs more than all of them
-    reasons = {}
+    usual = now / max(sum(size for size, _ in chosen.values()), 1.0)  # bytes moved for each byte that is split
+    lone: dict[str, float] = {}  # name -> bytes moved for each byte that it would split
     for name in sorted(doubtful, key=lambda n: (-must[n][0], n)):
-        if now is None:
-            break  # the others cannot all be split: whole bytes decide then
+        size = must[name][0]
         forced = least({**chosen, name: must[name]})
-        if forced is None or forced - now >= prices[name] > 0:
-            reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
+        if forced is None or forced - now >= max(prices[name], usual * size) > 0:
+            lone[name] = inf if forced is None else (forced - now) / size
         else:
             chosen[name], now = must[name], forced
-    return reasons
+    major = {n: (must[n][0], rate) for n, rate in lone.items() if rate < inf and not _is_minor(n, doubtful, must)}
+    split = _beyond(major, LONE_FRACTION * sum(_class_bytes(search).values()))
+    reason = "its axes end in the middle of the block: splitting it would need a collective of its own"
+    return {name: reason for name in lone if name not in split}
+
+
+def _beyond(lone: dict[str, tuple[float, float]], budget: float) -> set[str]:
+    """Of parameters with (bytes, bytes moved for each byte that is split): those to split so that the others are within
+    the budget. The cheapest first, equally cheap ones together.
+
+    >>> sorted(_beyond({"a": (60.0, 1.0), "b": (60.0, 2.0), "c": (60.0, 2.0), "d": (40.0, 3.0)}, 100.0))
+    ['a', 'b', 'c']
+    """
+    left, found = sum(size for size, _ in lone.values()), set[str]()
+    for rate in sorted({rate for _, rate in lone.values()}):
+        if left <= budget:
+            break
+        alike = {name for name, (_, other) in lone.items() if name not in found and other <= rate * (1 + 1e-6)}
+        found |= alike
+        left -= sum(lone[name][0] for name in alike)
+    return found
 
 
 def _price(
