@@ -27,7 +27,10 @@ from axisplit.solve.problem import LeastBytes, Problem, Solution, common_strateg
 from axisplit.solve.splits import Split
 from axisplit.solve.states import PARTIAL, WHOLE
 
-SMALL_FRACTION, LONE_FRACTION = 0.01, 0.1
+SMALL_FRACTION = 0.01
+LONE_FRACTION = (
+    0.1  # of the parameter bytes: what may stay whole of lone parameters that are no smaller part of a module
+)
 # a split that costs less than this part of its own price shares the others' collectives
 SHARED, SHARED_BESIDE_LARGER = 0.9, 0.25
 

@@ -57,7 +57,7 @@ def layer_norm(view: NodeView) -> Law:
 
 @rule("_weight_norm", "_weight_norm_interface")
 def weight_norm(view: NodeView) -> Law:
-    """w = g v / |v|, a norm for each index of one dim: v [..., d, ...], g [1 .., d, .. 1], or g one number for all."""
+    """W = g v / |v|, a norm for each index of one dim: v [..., d, ...], g [1 .., d, .. 1], or g one number for all."""
     dims, gains = view.dims(0), view.dims(1)
     own = view.dim(view.argument("dim"), len(dims)) if gains else None
     whole = [axis for d, axis in enumerate(dims) if d != own]
