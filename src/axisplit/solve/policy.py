@@ -4,8 +4,8 @@ Every parameter of two or more dims that has an axis to split is split. Left fre
 
     small     the smallest ones that together hold under 1% of the parameter bytes
     kept      those the user names
-    lone      those whose split nobody shares: no axis of theirs is closed, and splitting them costs at least what it
-              would cost to split them alone
+    lone      those whose split nobody shares: no axis of theirs is closed, splitting them costs at least what it would
+              cost to split them alone, and more for each byte than the others' split does
 
 An axis is closed if no op needs all of it and no mean is taken over it: split, it runs from op to op until sums reduce
 it (ffn, heads, vocab). Where two closed axes meet in an op only one can be split there: the one that covers more bytes
@@ -13,7 +13,8 @@ counts (a single value head's features lose to the query heads). A parameter wit
 of multi-query attention, a low-rank projection in front of a norm, a router) can often only be split by a collective of
 its own in the middle of a block. Whether that is so is measured, by solving with and without it: if its split rides on
 collectives that are there anyway (mamba's x_proj, q_proj before olmo2's norm), it is split. Beside larger parameters
-of its module that are split it has to ride more cheaply.
+of its module that are split it has to ride more cheaply. Alone in its module (a convolution between norms) it may only
+stay whole while all lone ones hold under a tenth of the bytes: beyond it the cheapest for each byte are split.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ from axisplit.solve.splits import Split
 from axisplit.solve.states import PARTIAL, WHOLE
 
 SMALL_FRACTION = 0.01
-LONE_FRACTION = (
-    0.1  # of the parameter bytes: what may stay whole of lone parameters that are no smaller part of a module
-)
+# of the parameter bytes: what is too dear may stay whole up to here, if it is no smaller part of its module
+LONE_FRACTION = 0.1
 # a split that costs less than this part of its own price shares the others' collectives
 SHARED, SHARED_BESIDE_LARGER = 0.9, 0.25
 
@@ -76,7 +76,8 @@ def least_with(search: Search, choice: Choice, keep: tuple[str, ...] = ()) -> fl
 def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
     """Parameters without a closed axis of their own whose split nobody shares.
 
-    They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone.
+    They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone, or
+    no more for each byte than what is split already; and where too much would be left whole, the cheapest of the rest.
     """
     closed = _closed_splits(search, must)
     inner = _inner_parameters(search)
@@ -91,26 +92,27 @@ def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozens
     prices = {n: _price(search, problem, n, doubtful, must) for n in doubtful}
     if together is not None and together - now < min(prices.values()):
         return {}  # none of them alone costs more than all of them
-    usual = now / max(sum(size for size, _ in chosen.values()), 1.0)  # bytes moved for each byte that is split
+    real = _real_bytes(search)
+    usual = now / max(sum(real[name] for name in chosen), 1)  # bytes moved for each byte that is split
     lone: dict[str, float] = {}  # name -> bytes moved for each byte that it would split
     for name in sorted(doubtful, key=lambda n: (-must[n][0], n)):
-        size = must[name][0]
         forced = least({**chosen, name: must[name]})
-        if forced is None or forced - now >= max(prices[name], usual * size) > 0:
-            lone[name] = inf if forced is None else (forced - now) / size
+        if forced is None or forced - now >= max(prices[name], usual * real[name]) > 0:
+            lone[name] = inf if forced is None else (forced - now) / real[name]
         else:
             chosen[name], now = must[name], forced
-    major = {n: (must[n][0], rate) for n, rate in lone.items() if rate < inf and not _is_minor(n, doubtful, must)}
-    split = _beyond(major, LONE_FRACTION * sum(_class_bytes(search).values()))
+    major = {n: (real[n], rate) for n, rate in lone.items() if rate < inf and not _is_minor(n, doubtful, must)}
+    minor = sum(real[name] for name in lone if name not in major)
+    split = _beyond(major, LONE_FRACTION * sum(real.values()) - minor)
     reason = "its axes end in the middle of the block: splitting it would need a collective of its own"
     return {name: reason for name in lone if name not in split}
 
 
-def _beyond(lone: dict[str, tuple[float, float]], budget: float) -> set[str]:
+def _beyond(lone: dict[str, tuple[int, float]], budget: float) -> set[str]:
     """Of parameters with (bytes, bytes moved for each byte that is split): those to split so that the others are within
     the budget. The cheapest first, equally cheap ones together.
 
-    >>> sorted(_beyond({"a": (60.0, 1.0), "b": (60.0, 2.0), "c": (60.0, 2.0), "d": (40.0, 3.0)}, 100.0))
+    >>> sorted(_beyond({"a": (60, 1.0), "b": (60, 2.0), "c": (60, 2.0), "d": (40, 3.0)}, 100))
     ['a', 'b', 'c']
     """
     left, found = sum(size for size, _ in lone.values()), set[str]()
@@ -154,6 +156,15 @@ def _class_bytes(search: Search) -> dict[str, int]:
     for value in set(search.derived.graph.parameters.values()):
         key = search.ties.value[value]
         sizes[key] = sizes.get(key, 0) + search.derived.graph.values[value].bytes
+    return sizes
+
+
+def _real_bytes(search: Search) -> dict[str, int]:
+    """Bytes of each class in the real model: a folded block's as often as it stands for one, as bytes moved are."""
+    sizes: dict[str, int] = {}
+    for value in set(search.derived.graph.parameters.values()):
+        key = search.ties.value[value]
+        sizes[key] = sizes.get(key, 0) + search.derived.graph.values[value].bytes * search.times_read(value)
     return sizes
 
 
