@@ -282,3 +282,19 @@ def test_empty_dims_have_no_structure() -> None:
     pieces = axes.cut(axes.leaf(5), [0, 5, 0])
     assert pieces is not None
     assert [p.size for p in pieces] == [0, 5, 0]
+
+
+def test_rows_and_columns_of_a_square_stay_apart() -> None:
+    axes = Axes()
+    row, column, hidden, other = (axes.leaf(6) for _ in range(4))
+    axes.keep_apart(row, column)
+    assert axes.unify(hidden, column)
+    assert not axes.unify(row, hidden)  # by way of a third
+    assert axes.unify(row, axes.product([axes.leaf(2), axes.leaf(3)]))
+    assert not axes.unify_all([(hidden, axes.product([axes.leaf(2), axes.leaf(3)])), (hidden, row)])
+    assert (axes.show(row), axes.show(column)) == ("2*3", "6")  # a refusal leaves no trace
+    outer, inner = axes.factors(row)
+    assert not axes.unify(column, axes.product([axes.leaf(3), outer]))  # not even in a factor
+    assert not axes.unify(column, axes.sum([inner, axes.leaf(3)]))
+    assert axes.unify(other, row)
+    assert not axes.unify(other, column)

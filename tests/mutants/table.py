@@ -28,6 +28,8 @@ CHOICES = ("tests/proof/test_choices.py", "-k", "not mixture")
 BOUND = ("tests/proof/test_numbers.py", "-k", "bound")
 EDITS = ("tests/lower/test_edits.py",)
 PLACES = ("tests/lower/test_places.py",)
+POLICY = ("tests/solve/test_policy.py", "-k", "lone or rate")
+TIES = ("tests/solve/test_ties.py",)
 GUARD = ("tests/lower/test_guard.py", "-k", "branches or dropout or compared or text or again")
 REACH = ("tests/lower/test_reach.py",)
 BACKWARD = ("tests/proof/test_gradients.py",)
@@ -358,16 +360,22 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("solve/policy.py", "SMALL_FRACTION = 0.01", "SMALL_FRACTION = 0.6", zoo("conv net-2", "bert-2")),
         Mutant(
             "solve/policy.py",
-            "if forced is None or forced - now >= prices[name] > 0:",
+            "if forced is None or forced - now >= max(prices[name], usual * real[name]) > 0:",
             "if True:",
             zoo("mamba-3", "olmo2-4"),
         ),
         Mutant(
             "solve/policy.py",
-            "if forced is None or forced - now >= prices[name] > 0:",
+            "if forced is None or forced - now >= max(prices[name], usual * real[name]) > 0:",
             "if forced is None:",
             zoo("llama 1 kv-4", "falcon, multi query-3"),
         ),
+        Mutant("solve/policy.py", "max(prices[name], usual * real[name])", "prices[name]", POLICY),
+        Mutant("solve/policy.py", "if name not in split}", "}", POLICY),
+        Mutant("solve/policy.py", "and not _is_minor(n, doubtful, must)}", "}", POLICY),
+        Mutant("axes/expression.py", "and self._still_apart(mark):", ":", ("tests/axes/test_expression.py",)),
+        Mutant("solve/ties.py", "return apart and (", "return (", TIES),
+        Mutant("solve/ties.py", "(bool(set.intersection(*map(set, usable))) or not all(usable))", "True", TIES),
         Mutant(
             "runtime/costs.py",
             "return 2 * (num_ranks - 1) * size_bytes / num_ranks",

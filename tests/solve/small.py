@@ -60,6 +60,40 @@ class Narrowing(nn.Module):
         return self.narrow(self.wide(x))
 
 
+class Chain(nn.Module):
+    """Equal convolutions one after the other, each in a block of its own: no residual, nothing that needs all channels;
+    with `depthwise`, one for each channel between them; with `normed`, a norm over the channels after each.
+    """
+
+    def __init__(self, count: int, depthwise: bool = False, normed: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(count):
+            self.layers.append(ConvBlock(1, normed))
+            if depthwise:
+                self.layers.append(ConvBlock(WIDTH, normed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class ConvBlock(nn.Module):
+    """x [B, C, T] -> [B, C, T], C = WIDTH."""
+
+    def __init__(self, groups: int, normed: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=groups)
+        self.norm = nn.LayerNorm(WIDTH) if normed else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        return functional.gelu(x)
+
+
 class MultiQuery(nn.Module):
     """Four query heads on one key head and one value head."""
 
@@ -97,6 +131,10 @@ def tokens() -> Tensor:
 
 def features() -> Tensor:
     return torch.zeros(2, TOKENS, WIDTH)
+
+
+def signals() -> Tensor:
+    return torch.randn(2, WIDTH, TOKENS, generator=torch.Generator().manual_seed(0))
 
 
 def search_of(model: nn.Module, inputs: Tensor, ranks: int, uneven: bool = True) -> Search:

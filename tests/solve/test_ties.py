@@ -1,11 +1,12 @@
-"""What is decided once: repeated blocks are, equal layers in a row are not."""
+"""What is decided once: repeated blocks are, equal layers in a row and blocks in a chain are not."""
 
 from __future__ import annotations
 
+import pytest
 from torch import nn
 
 from axisplit.solve.ties import Ties
-from solve.small import WIDTH, Blocks, Mlp, features, search_of
+from solve.small import WIDTH, Blocks, Chain, Mlp, features, search_of, signals
 
 
 def ties_of(model: nn.Module) -> tuple[Ties, dict[str, int]]:
@@ -59,3 +60,16 @@ def test_a_module_called_twice_is_decided_once() -> None:
 
     ties, _ = ties_of(Twice())
     assert all(ties.node.count(key) == 2 for key in ties.node)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_blocks_in_a_chain_are_decided_one_by_one(depthwise: bool) -> None:
+    search = search_of(Chain(4, depthwise), signals(), 2)
+    weights = [value for name, value in search.derived.graph.parameters.items() if name.endswith("weight")]
+    assert len({search.ties.value[value] for value in weights}) == len(weights) == (8 if depthwise else 4)
+
+
+def test_a_chain_of_folded_blocks_stays_tied() -> None:
+    search = search_of(Chain(8), signals(), 2)
+    weights = {search.ties.value[v] for n, v in search.derived.graph.parameters.items() if n.endswith("weight")}
+    assert weights == {"layers.*.conv.weight"}

@@ -1,12 +1,14 @@
 """Graph -> Axes: walk the graph once, apply each op's rule, and let the union-find do the rest.
 
 `derive_axes` gives every dim of every value an axis expression and every node its law. Dims of parameters and inputs
-start as leaves; all structure comes from the ops.
+start as leaves; all structure comes from the ops. The dims of one parameter stay different indices: what would make
+them one (the residual around a square matrix) is refused where they meet.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from axisplit.axes import rules
@@ -49,6 +51,9 @@ def derive_axes(graph: Graph) -> Derived:
     for value in graph.values:
         if value.origin != "node":
             dims[value.index] = tuple(axes.leaf(size) for size in value.shape)
+    for parameter in dict.fromkeys(graph.parameters.values()):
+        for a, b in combinations([axis for axis in dims[parameter] if axis.size > 1], 2):
+            axes.keep_apart(a, b)
     for node in graph.nodes:
         view = NodeView(axes, graph, node, dims)
         law = law_of_node(view)

@@ -14,6 +14,9 @@ product or a sum, everywhere at once.
 
 A refused `unify` leaves no trace (every binding is on a trail and undone), because a half-made link is a false law.
 
+`keep_apart(a, b)` refuses from then on whatever would make two axes share an index: the rows and columns of a square
+matrix stay two things to split, wherever a residual lets its result meet its operand.
+
 Packed QKV of 2 kv heads, groups of 3 and head size 5, 50 wide: the split at 30 and 40 makes
 `sum(30, 10, 10)`; viewing the parts as heads refines it to `2*3*5 + 2*5 + 2*5`, and the 2 in all three segments becomes
 one axis as soon as attention multiplies them.
@@ -57,6 +60,7 @@ class Axes:
         self._count = 0
         self._known: dict[Axis, tuple[Axis, ...]] | None = None
         self._trail: list[tuple[Axis, Form, tuple[Axis, ...], Axis | None]] = []
+        self._apart: dict[Axis, list[tuple[Axis, Axis]]] = {}  # leaf -> pairs of axes that it must not join
 
     # --- making ---------------------------------------------------------------------------------------------------
 
@@ -143,25 +147,37 @@ class Axes:
         """An axis as consecutive segments of the given sizes, or None where its structure forbids it."""
         mark = len(self._trail)
         pieces = self._cut(axis, list(sizes))
-        if pieces is None:
+        if pieces is None or not self._still_apart(mark):
             self._undo(mark)
+            return None
         return pieces
 
     def unify(self, a: Axis, b: Axis) -> bool:
         """Say that two axes count the same index. False, and nothing changed, where that cannot be."""
-        mark = len(self._trail)
-        if self._unify(a, b):
-            return True
-        self._undo(mark)
-        return False
+        return self.unify_all([(a, b)])
 
     def unify_all(self, pairs: Sequence[tuple[Axis, Axis]]) -> bool:
         """Several unifications, all or none."""
         mark = len(self._trail)
-        for a, b in pairs:
-            if not self._unify(a, b):
-                self._undo(mark)
+        if all(self._unify(a, b) for a, b in pairs) and self._still_apart(mark):
+            return True
+        self._undo(mark)
+        return False
+
+    def keep_apart(self, a: Axis, b: Axis) -> None:
+        """Refuse from now on to unify what these axes, which share no index yet, are made of."""
+        for leaf in (*self.leaves(a), *self.leaves(b)):
+            self._apart.setdefault(leaf, []).append((a, b))
+
+    def _still_apart(self, mark: int) -> bool:
+        """Whether bindings since a mark leave apart what must be; what a leaf became inherits its pairs."""
+        for changed, *_ in self._trail[mark:]:
+            pairs = self._apart.get(changed, ())
+            if any(not set(self.leaves(a)).isdisjoint(self.leaves(b)) for a, b in pairs):
                 return False
+            for leaf in self.leaves(changed) if pairs else ():
+                known = self._apart.setdefault(leaf, [])
+                known += [pair for pair in pairs if pair not in known]
         return True
 
     def _bind(self, axis: Axis, form: Form, parts: tuple[Axis, ...], bound: Axis | None) -> bool:

@@ -154,7 +154,7 @@ class Guard:
                 return f"{error.what}: {error.where}"
             except Exception as error:
                 return f"rank {rank}: its part does not run: {str(error).partition(chr(10))[0]}"
-        found = infer_program(_parts(derived, lowered.ranks), lowered.parameters, sites_of(lowered), traces)
+        found = infer_program(_parts(derived, lowered.ranks, captured), lowered.parameters, sites_of(lowered), traces)
         return str(found) if found is not None else ""
 
     def _outside(self, call: str) -> ProofError:
@@ -178,8 +178,8 @@ def _warning(call: str, error: Exception) -> str:
     )
 
 
-def _parts(derived: Derived, ranks: int) -> Parts:
-    ties = find_ties(derived)
+def _parts(derived: Derived, ranks: int, captured: Captured) -> Parts:
+    ties = find_ties(derived, {fold.container for fold in captured.folds})
     return Parts(Search(derived, ties, ranks, find_splits(derived, ties, ranks, uneven=True) if ranks > 1 else {}))
 
 

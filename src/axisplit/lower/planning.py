@@ -252,7 +252,7 @@ def begin_search(captured: Captured, ranks: int, uneven: bool = True) -> Search:
     """Axes, ties, candidate splits, and where the running Python can be reached."""
     graph = captured.graph
     derived = derive_axes(graph)
-    ties = find_ties(derived)
+    ties = find_ties(derived, {fold.container for fold in captured.folds})
     splits = find_splits(derived, ties, ranks, uneven) if ranks > 1 else {}
     returned = {value for call in graph.calls for _, value in call.outputs}
     given = {value for call in graph.calls if call.module for _, value in call.inputs}

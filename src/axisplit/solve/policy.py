@@ -4,8 +4,8 @@ Every parameter of two or more dims that has an axis to split is split. Left fre
 
     small     the smallest ones that together hold under 1% of the parameter bytes
     kept      those the user names
-    lone      those whose split nobody shares: no axis of theirs is closed, and splitting them costs at least what it
-              would cost to split them alone
+    lone      those whose split nobody shares: no axis of theirs is closed, splitting them costs at least what it would
+              cost to split them alone, and more for each byte than the others' split does
 
 An axis is closed if no op needs all of it and no mean is taken over it: split, it runs from op to op until sums reduce
 it (ffn, heads, vocab). Where two closed axes meet in an op only one can be split there: the one that covers more bytes
@@ -13,13 +13,15 @@ counts (a single value head's features lose to the query heads). A parameter wit
 of multi-query attention, a low-rank projection in front of a norm, a router) can often only be split by a collective of
 its own in the middle of a block. Whether that is so is measured, by solving with and without it: if its split rides on
 collectives that are there anyway (mamba's x_proj, q_proj before olmo2's norm), it is split. Beside larger parameters
-of its module that are split it has to ride more cheaply.
+of its module that are split it has to ride more cheaply. Alone in its module (a convolution between norms) it may only
+stay whole while all lone ones hold under a tenth of the bytes: beyond it the cheapest for each byte are split.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import inf
 
 from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
 from axisplit.solve.problem import LeastBytes, Problem, Solution, common_strategies, solve_problem
@@ -27,6 +29,8 @@ from axisplit.solve.splits import Split
 from axisplit.solve.states import PARTIAL, WHOLE
 
 SMALL_FRACTION = 0.01
+# of the parameter bytes: what is too dear may stay whole up to here, if it is no smaller part of its module
+LONE_FRACTION = 0.1
 # a split that costs less than this part of its own price shares the others' collectives
 SHARED, SHARED_BESIDE_LARGER = 0.9, 0.25
 
@@ -75,7 +79,8 @@ def _lone(
 ) -> dict[str, str]:
     """Parameters without a closed axis of their own whose split nobody shares.
 
-    They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone.
+    They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone, or
+    no more for each byte than what is split already; and where too much would be left whole, the cheapest of the rest.
     """
     closed = _closed_splits(search, must)
     inner = _inner_parameters(search)
@@ -84,19 +89,42 @@ def _lone(
     if not doubtful:
         return {}
     now, together = least(chosen), least(must)
+    if now is None:
+        return {}  # the others cannot all be split: whole bytes decide then
     prices = {n: _price(search, problem, n, doubtful, must) for n in doubtful}
-    if now is not None and together is not None and together - now < min(prices.values()):
+    if together is not None and together - now < min(prices.values()):
         return {}  # none of them alone costs more than all of them
-    reasons = {}
+    real = _real_bytes(search)
+    usual = now / max(sum(real[name] for name in chosen), 1)  # bytes moved for each byte that is split
+    lone: dict[str, float] = {}  # name -> bytes moved for each byte that it would split
     for name in sorted(doubtful, key=lambda n: (-must[n][0], n)):
-        if now is None:
-            break  # the others cannot all be split: whole bytes decide then
         forced = least({**chosen, name: must[name]})
-        if forced is None or forced - now >= prices[name] > 0:
-            reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
+        if forced is None or forced - now >= max(prices[name], usual * real[name]) > 0:
+            lone[name] = inf if forced is None else (forced - now) / real[name]
         else:
             chosen[name], now = must[name], forced
-    return reasons
+    major = {n: (real[n], rate) for n, rate in lone.items() if rate < inf and not _is_minor(n, doubtful, must)}
+    minor = sum(real[name] for name in lone if name not in major)
+    split = _beyond(major, LONE_FRACTION * sum(real.values()) - minor)
+    reason = "its axes end in the middle of the block: splitting it would need a collective of its own"
+    return {name: reason for name in lone if name not in split}
+
+
+def _beyond(lone: dict[str, tuple[int, float]], budget: float) -> set[str]:
+    """Of parameters with (bytes, bytes moved for each byte that is split): those to split so that the others are within
+    the budget. The cheapest first, equally cheap ones together.
+
+    >>> sorted(_beyond({"a": (60, 1.0), "b": (60, 2.0), "c": (60, 2.0), "d": (40, 3.0)}, 100))
+    ['a', 'b', 'c']
+    """
+    left, found = sum(size for size, _ in lone.values()), set[str]()
+    for rate in sorted({rate for _, rate in lone.values()}):
+        if left <= budget:
+            break
+        alike = {name for name, (_, other) in lone.items() if name not in found and other <= rate * (1 + 1e-6)}
+        found |= alike
+        left -= sum(lone[name][0] for name in alike)
+    return found
 
 
 def _price(
@@ -130,6 +158,15 @@ def _class_bytes(search: Search) -> dict[str, int]:
     for value in set(search.derived.graph.parameters.values()):
         key = search.ties.value[value]
         sizes[key] = sizes.get(key, 0) + search.derived.graph.values[value].bytes
+    return sizes
+
+
+def _real_bytes(search: Search) -> dict[str, int]:
+    """Bytes of each class in the real model: a folded block's as often as it stands for one, as bytes moved are."""
+    sizes: dict[str, int] = {}
+    for value in set(search.derived.graph.parameters.values()):
+        key = search.ties.value[value]
+        sizes[key] = sizes.get(key, 0) + search.derived.graph.values[value].bytes * search.times_read(value)
     return sizes
 
 

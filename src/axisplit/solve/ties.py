@@ -2,13 +2,19 @@
 
 Children of a container that hold the same parameters and issue the same ops are one class: their nodes, values,
 parameters and axes share keys, and with them the variables of the problem. Equal single layers in a row
-(`Sequential(Linear, GELU, Linear)`) are not blocks and stay apart. So do the phases (prefill, decode): what one
-expression of one module does is decided once.
+(`Sequential(Linear, GELU, Linear)`) are not blocks and stay apart. The phases (prefill, decode) are decided together:
+what one expression of one module does is decided once.
+
+Blocks in a chain, where what one makes is what the next sums over (convolution, norm, activation, again), are no
+repetition of one decision: an expert splits outputs and inputs in turn. It shows where two indices of one weight would
+have one key, or equal blocks' weights (depthwise ones between the others) share none; such blocks are decided one by
+one. Of a run that was folded at capture they cannot be.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,12 +46,18 @@ class Ties:
     parameter: dict[int, str]
 
 
-def find_ties(derived: Derived) -> Ties:
-    """Keys for every node, value, parameter and axis of a graph."""
+def find_ties(derived: Derived, folded: Collection[str] = ()) -> Ties:
+    """Keys for every node, value, parameter and axis; blocks of `folded` containers stand for more than themselves."""
     graph = derived.graph
     canonical = _canonical_blocks(graph)
+    while True:
+        parameter = {v: _canonical_name(name, canonical) for name, v in reversed(list(_named(graph).items()))}
+        axis, names = _axis_keys(derived, parameter)
+        chained = _chained(derived, axis, parameter, canonical, folded)
+        if not chained:
+            break
+        canonical = {block: star for block, star in canonical.items() if (_container(block), star) not in chained}
     nodes = _node_keys(graph, canonical)
-    parameter = {v: _canonical_name(name, canonical) for name, v in reversed(list(_named(graph).items()))}
     values: dict[int, str] = {}
     for value in graph.values:
         name = value.name.rpartition(":")[2] if value.origin == "input" else str(value.index)
@@ -53,7 +65,6 @@ def find_ties(derived: Derived) -> Ties:
     for node in graph.nodes:
         for position, output in enumerate(node.outputs):
             values[output] = f"{nodes[node.index]}.{position}"
-    axis, names = _axis_keys(derived, parameter)
     return Ties(nodes, values, axis, names, parameter)
 
 
@@ -82,7 +93,7 @@ def _canonical_blocks(graph: Graph) -> dict[str, str]:
     classes: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = defaultdict(list)
     for block, ops in work.items():
         if holds.get(block):
-            classes[block.rpartition(".")[0], tuple(ops), tuple(sorted(holds[block]))].append(block)
+            classes[_container(block), tuple(ops), tuple(sorted(holds[block]))].append(block)
     canonical: dict[str, str] = {}
     seen: dict[str, int] = defaultdict(int)
     for (container, *_), blocks in classes.items():
@@ -91,6 +102,41 @@ def _canonical_blocks(graph: Graph) -> dict[str, str]:
         if len(blocks) > 1:
             canonical.update(dict.fromkeys(blocks, star))
     return canonical
+
+
+def _chained(
+    derived: Derived, keys: AxisKeys, parameter: dict[int, str], canonical: dict[str, str], folded: Collection[str]
+) -> set[tuple[str, str]]:
+    """Classes of blocks, as (container, star), the innermost, with a weight of which two indices have one key, or of
+    which each block has others.
+    """
+    usable: dict[str, list[list[str]]] = defaultdict(list)
+    blocks: dict[str, tuple[str, str]] = {}
+    for name, value in derived.graph.parameters.items():
+        parts = name.split(".")
+        paths = (".".join(parts[: depth + 1]) for depth in reversed(range(len(parts))))
+        block = next((path for path in paths if path in canonical and _container(path) not in folded), None)
+        if block is not None and len(derived.dims[value]) > 1:
+            blocks[parameter[value]] = (_container(block), canonical[block])
+            usable[parameter[value]].append([keys[leaf] for leaf in _usable(derived, value) if leaf in keys])
+    return {blocks[name] for name, found in usable.items() if not _alike(found)}
+
+
+def _alike(usable: list[list[str]]) -> bool:
+    """Whether the weights of a class, each with the keys of its indices, can be split by one decision, if at all."""
+    apart = all(len(set(keys)) == len(keys) for keys in usable)
+    return apart and (bool(set.intersection(*map(set, usable))) or not all(usable))
+
+
+def _usable(derived: Derived, value: int) -> list[Axis]:
+    """Indices of a weight that no op needs whole where it reads it (as it does a kernel's positions)."""
+    readers = [derived.laws[node] for node in derived.graph.uses.get(value, ())]
+    whole = {leaf for law in readers for axis in law.whole for leaf in derived.axes.leaves(axis)}
+    return [leaf for leaf in derived.leaves(value) if leaf not in whole]
+
+
+def _container(block: str) -> str:
+    return block.rpartition(".")[0]
 
 
 def _canonical_name(name: str, canonical: dict[str, str]) -> str:

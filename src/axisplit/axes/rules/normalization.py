@@ -41,18 +41,6 @@ def renorm(view: NodeView) -> Law:
     return Law("normalization", [dims], whole, reason="it is normalised over")
 
 
-@rule("_weight_norm", "_weight_norm_interface")
-def weight_norm(view: NodeView) -> Law:
-    """V [..., n, ...], g [1, n, 1] -> g * v / norm of each slice along a dim (and the norms): that dim passes."""
-    dims, gains = view.dims(0), view.dims(1)
-    dim = view.argument("dim")
-    passing = {dim} if dim != -1 and len(gains) == len(dims) and view.axes.unify(dims[dim], gains[dim]) else set()
-    whole = [axis for operand in (dims, gains) for d, axis in enumerate(operand) if d not in passing]
-    outputs = [dims, *(gains for _ in view.output_shapes()[1:])]
-    linear = (frozenset({1}),) if len(outputs) == 1 else ()
-    return Law("normalization", outputs, whole, linear=linear, reason="it is normalised over")
-
-
 @rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
 def layer_norm(view: NodeView) -> Law:
     dims = view.dims(0)
@@ -65,6 +53,19 @@ def layer_norm(view: NodeView) -> Law:
     outputs = [dims, *((*dims[:-count], *view.fresh(s[len(dims) - count :])) for s in statistics)]
     assert shape == tuple(axis.size for axis in dims)
     return Law("normalization", outputs, whole, reason="it is normalised over")
+
+
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(view: NodeView) -> Law:
+    """W = g v / |v|, a norm for each index of one dim: v [..., d, ...], g [1 .., d, .. 1], or g one number for all."""
+    dims, gains = view.dims(0), view.dims(1)
+    own = view.dim(view.argument("dim"), len(dims)) if gains else None
+    whole = [axis for d, axis in enumerate(dims) if d != own]
+    if own is not None and not view.axes.unify(dims[own], gains[own]):
+        whole += [dims[own], gains[own]]
+    outputs = [dims, gains][: len(view.output_shapes())]
+    linear = (frozenset({1}),) if len(outputs) == 1 else ()  # the norms themselves do not depend on g
+    return Law("normalization", outputs, whole, linear=linear, reason="it is normalised over")
 
 
 @rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
@@ -109,4 +110,4 @@ def everything(view: NodeView) -> Law:
     return Law("normalization", [view.fresh(s) for s in view.output_shapes()], whole, reason=reason)
 
 
-__all__ = ["along_dim", "batch_norm", "broadcast", "everything", "group_norm", "layer_norm"]
+__all__ = ["along_dim", "batch_norm", "broadcast", "everything", "group_norm", "layer_norm", "weight_norm"]
