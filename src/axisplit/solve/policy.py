@@ -24,7 +24,7 @@ from fnmatch import fnmatch
 from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
 from axisplit.solve.problem import LeastBytes, Problem, Solution, common_strategies, solve_problem
 from axisplit.solve.splits import Split
-from axisplit.solve.states import PARTIAL, WHOLE
+from axisplit.solve.states import PARTIAL, WHOLE, split_state
 
 SMALL_FRACTION = 0.01
 # a split that costs less than this part of its own price shares the others' collectives
@@ -72,7 +72,8 @@ def least_with(search: Search, choice: Choice, keep: tuple[str, ...] = ()) -> fl
 def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozenset[str]]]) -> dict[str, str]:
     """Parameters without a closed axis of their own whose split nobody shares.
 
-    They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone.
+    They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone; then
+    those that are left and could be split along one axis, together.
     """
     closed = _closed_splits(search, must)
     inner = _inner_parameters(search)
@@ -85,16 +86,45 @@ def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozens
     prices = {n: _price(search, problem, n, doubtful, must) for n in doubtful}
     if now is not None and together is not None and together - now < min(prices.values()):
         return {}  # none of them alone costs more than all of them
-    reasons = {}
+    if now is None:
+        return {}  # the others cannot all be split: whole bytes decide then
+    left = []
     for name in sorted(doubtful, key=lambda n: (-must[n][0], n)):
-        if now is None:
-            break  # the others cannot all be split: whole bytes decide then
         forced = least({**chosen, name: must[name]})
         if forced is None or forced - now >= prices[name] > 0:
-            reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
+            left.append(name)
         else:
             chosen[name], now = must[name], forced
-    return reasons
+    chosen.update(_sharing(search, least, chosen, {name: must[name] for name in left}, prices))
+    reason = "its axes end in the middle of the block: splitting it would need a collective of its own"
+    return {name: reason for name in left if name not in chosen}
+
+
+Musts = dict[str, tuple[float, frozenset[str]]]  # parameter class -> bytes, the states in which it is split
+
+
+def _sharing(search: Search, least: LeastBytes, chosen: Musts, left: Musts, prices: dict[str, float]) -> Musts:
+    """Of the parameters that cost too much one by one, those that share a price: a block whose inner axis is normalised
+    over still runs from matrix to matrix split, for one reduction and the norm's statistics.
+
+    Parameters that one split cuts are taken together, those of fewest bytes first (a block's own axis before the one
+    that all blocks have), and stay where they cost clearly less than each alone.
+    """
+    found: Musts = {}
+    for group in _cut_together(search, left):
+        mine = {name: left[name] for name in group if name not in found}
+        if len(mine) < 2:
+            continue
+        before, after = least({**chosen, **found}), least({**chosen, **found, **mine})
+        if before is not None and after is not None and after - before < sum(prices[name] for name in mine):
+            found.update(mine)
+    return found
+
+
+def _cut_together(search: Search, left: Musts) -> list[tuple[str, ...]]:
+    """Groups of parameter classes that some split cuts, those of fewest bytes first."""
+    groups = {tuple(name for name in left if split_state(split) in left[name][1]) for split in search.splits}
+    return sorted(groups, key=lambda group: (sum(left[name][0] for name in group), group))
 
 
 def _price(
