@@ -86,18 +86,18 @@ def _lone(search: Search, problem: Problem, must: dict[str, tuple[float, frozens
     prices = {n: _price(search, problem, n, doubtful, must) for n in doubtful}
     if now is not None and together is not None and together - now < min(prices.values()):
         return {}  # none of them alone costs more than all of them
-    if now is None:
-        return {}  # the others cannot all be split: whole bytes decide then
-    left = []
+    reasons = {}
     for name in sorted(doubtful, key=lambda n: (-must[n][0], n)):
+        if now is None:
+            break  # the others cannot all be split: whole bytes decide then
         forced = least({**chosen, name: must[name]})
         if forced is None or forced - now >= prices[name] > 0:
-            left.append(name)
+            reasons[name] = "its axes end in the middle of the block: splitting it would need a collective of its own"
         else:
             chosen[name], now = must[name], forced
-    chosen.update(_sharing(search, least, chosen, {name: must[name] for name in left}, prices))
-    reason = "its axes end in the middle of the block: splitting it would need a collective of its own"
-    return {name: reason for name in left if name not in chosen}
+    for name in _sharing(search, least, chosen, {name: must[name] for name in reasons}, prices):
+        del reasons[name]
+    return reasons
 
 
 Musts = dict[str, tuple[float, frozenset[str]]]  # parameter class -> bytes, the states in which it is split

@@ -8,6 +8,7 @@ from axisplit.axes.rules import (
     indexing,
     normalization,
     pointwise,
+    recurrent,
     reduction,
     view,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "indexing",
     "normalization",
     "pointwise",
+    "recurrent",
     "reduction",
     "view",
 ]

@@ -357,6 +357,19 @@ def select(view: NodeView) -> Law:
     return Law("view", [rest] * len(view.output_shapes()), [dims[dim]], linear=LINEAR, reason=reason)
 
 
+@rule("view_as_complex", "view_as_complex_copy")
+def as_complex(view: NodeView) -> Law:
+    """Pairs of a last dim become complex numbers."""
+    dims = view.dims(0)
+    return Law("view", [dims[:-1]], [dims[-1]], linear=LINEAR, reason="its pairs are complex numbers")
+
+
+@rule("view_as_real", "view_as_real_copy")
+def as_real(view: NodeView) -> Law:
+    """Complex numbers become pairs along a new last dim."""
+    return Law("view", [(*view.dims(0), view.axes.leaf(2))], linear=LINEAR)
+
+
 @rule("slice_scatter", "select_scatter")
 def scatter_back(view: NodeView) -> Law:
     """A tensor with one slice replaced. The sliced dim is needed whole; the others pass."""
