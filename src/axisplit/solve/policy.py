@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import inf
 
 from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
 from axisplit.solve.problem import LeastBytes, Problem, Solution, common_strategies, solve_problem
@@ -107,24 +108,34 @@ def _sharing(search: Search, least: LeastBytes, chosen: Musts, left: Musts, pric
     """Of the parameters that cost too much one by one, those that share a price: a block whose inner axis is normalised
     over still runs from matrix to matrix split, for one reduction and the norm's statistics.
 
-    Parameters that one split cuts are taken together, those of fewest bytes first (a block's own axis before the one
-    that all blocks have), and stay where they cost clearly less than each alone.
+    Tried are each once more (what was chosen after it may have paid for it) and those that one split cuts together.
+    They stay where they cost clearly less than each alone; first those that share best, so that others along a longer
+    axis (the width of all blocks) do not ride with them.
     """
+    base = least(chosen)
+    if base is None or not left:
+        return {}
+
+    def rate(group: tuple[str, ...]) -> float:
+        """What a group costs, as part of what its members may cost alone."""
+        forced = least({**chosen, **{name: left[name] for name in group}})
+        return inf if forced is None else (forced - base) / (sum(prices[name] for name in group) or 1.0)
+
     found: Musts = {}
-    for group in _cut_together(search, left):
+    now: float = base
+    for _, group in sorted((rate(group), group) for group in _cut_together(search, left)):
         mine = {name: left[name] for name in group if name not in found}
-        if len(mine) < 2:
-            continue
-        before, after = least({**chosen, **found}), least({**chosen, **found, **mine})
-        if before is not None and after is not None and after - before < sum(prices[name] for name in mine):
+        forced = least({**chosen, **found, **mine}) if mine else None
+        if forced is not None and forced - now < sum(prices[name] for name in mine):
             found.update(mine)
+            now = forced
     return found
 
 
-def _cut_together(search: Search, left: Musts) -> list[tuple[str, ...]]:
-    """Groups of parameter classes that some split cuts, those of fewest bytes first."""
+def _cut_together(search: Search, left: Musts) -> set[tuple[str, ...]]:
+    """Each parameter class alone, and groups that some split cuts."""
     groups = {tuple(name for name in left if split_state(split) in left[name][1]) for split in search.splits}
-    return sorted(groups, key=lambda group: (sum(left[name][0] for name in group), group))
+    return {(name,) for name in left} | {group for group in groups if group}
 
 
 def _price(
