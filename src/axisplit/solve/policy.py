@@ -108,9 +108,9 @@ def _sharing(search: Search, least: LeastBytes, chosen: Musts, left: Musts, pric
     """Of the parameters that cost too much one by one, those that share a price: a block whose inner axis is normalised
     over still runs from matrix to matrix split, for one reduction and the norm's statistics.
 
-    Tried are each once more (what was chosen after it may have paid for it) and those that one split cuts together.
-    They stay where they cost clearly less than each alone; first those that share best, so that others along a longer
-    axis (the width of all blocks) do not ride with them.
+    Tried are those that one split cuts, together (or one alone: what was chosen after it may have paid for it). They
+    stay where they cost clearly less than each alone; first those that share best, so that others along a longer axis
+    (the width of all blocks) do not ride with them.
     """
     base = least(chosen)
     if base is None or not left:
@@ -133,9 +133,9 @@ def _sharing(search: Search, least: LeastBytes, chosen: Musts, left: Musts, pric
 
 
 def _cut_together(search: Search, left: Musts) -> set[tuple[str, ...]]:
-    """Each parameter class alone, and groups that some split cuts."""
+    """Groups of parameter classes that some split cuts."""
     groups = {tuple(name for name in left if split_state(split) in left[name][1]) for split in search.splits}
-    return {(name,) for name in left} | {group for group in groups if group}
+    return {group for group in groups if group}
 
 
 def _price(
