@@ -13,7 +13,8 @@ counts (a single value head's features lose to the query heads). A parameter wit
 of multi-query attention, a low-rank projection in front of a norm, a router) can often only be split by a collective of
 its own in the middle of a block. Whether that is so is measured, by solving with and without it: if its split rides on
 collectives that are there anyway (mamba's x_proj, q_proj before olmo2's norm), it is split. Beside larger parameters
-of its module that are split it has to ride more cheaply.
+of its module that are split it has to ride more cheaply. Those that are left are measured together along each split: a
+block whose inner axis is normalised over needs one collective for all its matrices.
 """
 
 from __future__ import annotations
