@@ -340,6 +340,8 @@ VIEW = [
     Case("narrow", lambda x: x.narrow(1, 2, 4), (f(2, 9),), "p(cpc) | P"),
     Case("narrow from the end", lambda x: x.narrow(1, -5, 3), (f(2, 9),), "p(cpc) | P"),
     Case("narrow at a tensor", lambda x, s: torch.narrow(x, 1, s, 3), (f(2, 9), n(3)), "p. () | P."),
+    *(Case(name, apply(name), (f(4, 3, 2),), "pp. | P") for name in ("view_as_complex", "view_as_complex_copy")),
+    *(Case(name, apply(name), (z(4, 3),), "pp | P") for name in ("view_as_real", "view_as_real_copy")),
     Case("select", lambda x: x.select(1, -2), (f(2, 5, 3),), "p.p | P"),
     Case("select_copy", lambda x: aten.select_copy.int(x, 0, 1), (f(2, 5),), ".p | P"),
     Case("unbind", lambda x: x.unbind(1), (f(4, 3),), "p. | P"),
@@ -364,8 +366,6 @@ VIEW = [
     Case("pixel_shuffle", lambda x: functional.pixel_shuffle(x, 2), (f(2, 8, 3, 3),), "p(p..)pp | P"),
     Case("pixel_unshuffle", lambda x: functional.pixel_unshuffle(x, 2), (f(2, 3, 4, 6),), "pp(p.)(p.) | P"),
     Case("channel_shuffle", lambda x: torch.channel_shuffle(x, 2), (f(2, 6, 2, 2),), "p(pp)pp | P"),
-    Case("view_as_real", torch.view_as_real, (z(4, 3),), "pp | P"),
-    Case("view_as_complex", torch.view_as_complex, (f(4, 3, 2),), "pp. | P"),
     Case("complex", torch.complex, (f(4, 3), f(3)), "pp p | PP"),
 ]  # fmt: skip
 
@@ -680,7 +680,41 @@ INDEXING = [
     Case("masked_scatter", lambda x, m, y: x.masked_scatter(m, y), (f(5, 4), b(5, 4), f(5, 4)), ".. .. .."),
 ]  # fmt: skip
 
+# --- recurrence ---------------------------------------------------------------------------------------------------
+
+
+def weights(gates: int) -> tuple[Make, ...]:
+    """Of 5 features and a state of 4: input and state weights, and their biases."""
+    return u(gates * 4, 5), u(gates * 4, 4), u(gates * 4), u(gates * 4)
+
+
+def run_layer(op: Any, states: int, batch_first: bool = False) -> Callable[..., Any]:
+    def run(x: Tensor, *rest: Tensor) -> Any:
+        given = rest[0] if states == 1 else rest[:states]
+        return op(x, given, rest[states:], True, 1, 0.0, False, False, batch_first)
+
+    return run
+
+
+RECURRENT = [
+    Case("lstm", run_layer(torch.lstm, 2), (u(3, 2, 5), u(1, 2, 4), u(1, 2, 4), *weights(4)),
+         ".p. 1p. 1p. .. .. . ."),
+    Case("lstm, batch first", run_layer(torch.lstm, 2, True), (u(2, 3, 5), u(1, 2, 4), u(1, 2, 4), *weights(4)),
+         "p.. 1p. 1p. .. .. . ."),
+    Case("gru", run_layer(torch.gru, 1), (u(3, 2, 5), u(1, 2, 4), *weights(3)), ".p. 1p. .. .. . ."),
+    Case("rnn_tanh", run_layer(torch.rnn_tanh, 1), (u(3, 2, 5), u(1, 2, 4), *weights(1)), ".p. 1p. .. .. . ."),
+    Case("rnn_relu", run_layer(torch.rnn_relu, 1), (u(3, 2, 5), u(1, 2, 4), *weights(1)), ".p. 1p. .. .. . ."),
+    Case("gru of packed sequences",
+         lambda x, lengths, h, *w: torch.gru(x, lengths, h, w, True, 1, 0.0, False, False),
+         (u(5, 5), lambda rng: torch.tensor([2, 2, 1]), u(1, 2, 4), *weights(3)), ".. . 1.. .. .. . ."),
+    Case("lstm_cell", lambda x, h, c, *w: torch.lstm_cell(x, (h, c), *w), (u(2, 5), u(2, 4), u(2, 4), *weights(4)),
+         "p. p. p. .. .. . ."),
+    Case("gru_cell", torch.gru_cell, (u(2, 5), u(2, 4), *weights(3)), "p. p. .. .. . ."),
+    Case("rnn_tanh_cell", torch.rnn_tanh_cell, (u(2, 5), u(2, 4), *weights(1)), "p. p. .. .. . ."),
+    Case("rnn_relu_cell", torch.rnn_relu_cell, (u(2, 5), u(2, 4), *weights(1)), "p. p. .. .. . ."),
+]  # fmt: skip
+
 CASES = [
-    *POINTWISE, *CONTRACTION, *VIEW,
-    *TRANSFORM, *REDUCTION, *NORMALIZATION, *ATTENTION, *CONVOLUTION, *CREATION, *INDEXING,
+    *POINTWISE, *CONTRACTION, *VIEW, *TRANSFORM, *REDUCTION, *NORMALIZATION, *ATTENTION, *CONVOLUTION, *CREATION,
+    *INDEXING, *RECURRENT,
 ]  # fmt: skip

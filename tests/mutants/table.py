@@ -37,6 +37,7 @@ COTANGENTS = ("tests/runtime/test_cotangents.py",)
 TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
+POLICY = ("tests/solve/test_policy.py", "-k", "shares or width")
 DISCOVER = ("tests/axes/test_discover.py",)
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
@@ -358,11 +359,30 @@ MUTANTS: dict[str, list[Mutant]] = {
             "solve/states.py", 'output = f"M:{split.name}" if law.mean else PARTIAL', "output = PARTIAL", zoo("olmo2-4")
         ),
         Mutant("solve/policy.py", "SMALL_FRACTION = 0.01", "SMALL_FRACTION = 0.6", zoo("conv net-2", "bert-2")),
+        Mutant("solve/policy.py", "            found.update(mine)", "            pass", POLICY),
         Mutant(
             "solve/policy.py",
             "if forced is None or forced - now >= max(prices[name], usual * real[name]) > 0:",
             "if True:",
             zoo("mamba-3", "olmo2-4"),
+        ),
+        Mutant(
+            "solve/policy.py",
+            "if forced is not None and forced - now < sum(prices[name] for name in mine):",
+            "if forced is not None:",
+            POLICY,
+        ),
+        Mutant(
+            "solve/policy.py",
+            "sorted((rate(group), group) for group in",
+            "sorted((sum(left[name][0] for name in group), group) for group in",
+            POLICY,
+        ),
+        Mutant(
+            "lower/cotangents.py",
+            "dtype.is_floating_point or dtype.is_complex",
+            "dtype.is_floating_point",
+            ("tests/proof/test_gradients.py", "-k", "complex"),
         ),
         Mutant(
             "solve/policy.py",

@@ -56,6 +56,29 @@ def test_equal(block):
     assert max(found.comm_bytes) == pytest.approx(moved)
 
 
+class Turned(nn.Module):
+    """Heads whose features are turned as complex numbers, under a norm's weight that they share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.weight, self.down = nn.Linear(16, 24), nn.Parameter(torch.full((8,), 1.5)), nn.Linear(24, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = self.weight * self.up(x).view(*x.shape[:-1], 3, 8)
+        angles = torch.arange(x.shape[-2] * 4).view(-1, 1, 4) / 7
+        turned = torch.view_as_complex(heads.unflatten(-1, (4, 2))) * torch.polar(torch.ones_like(angles), angles)
+        return x + self.down(torch.tanh(torch.view_as_real(turned)).flatten(-3))
+
+
+def test_cotangents_of_complex_numbers():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(Turned(), nn.LayerNorm(16)), (torch.randn(2, 5, 16),)
+    plan = axisplit.plan(model, inputs, ranks=3)
+    assert {p.name for p in plan.parameters if p.held == "split"} == {"0.up.weight", "0.up.bias", "0.down.weight"}
+    assert {p.name for p in plan.parameters if p.gradient == "sum"} >= {"0.weight"}
+    assert axisplit.verify(model, inputs, plan, gradients=True).equal
+
+
 def judged(model, inputs, plan):
     return axisplit.verify(model, inputs, plan, gradients=True)
 

@@ -14,7 +14,7 @@ def draws(node: Node) -> bool:
     schema = node.op._schema.arguments
     given = {**{a.name: v for a, v in zip(schema, node.args, strict=False)}, **node.kwargs}
     defaults = {a.name: a.default_value for a in schema if a.has_default_value()}
-    switches = [{**defaults, **given}.get(a.name) for a in schema if a.name in ("train", "p", "dropout_p")]
+    switches = [{**defaults, **given}.get(a.name) for a in schema if a.name in ("train", "p", "dropout_p", "dropout")]
     return not switches or all(switches)
 
 

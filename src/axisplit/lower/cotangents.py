@@ -27,6 +27,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from axisplit.capture.graph import Node
 from axisplit.errors import PlanMismatchError
@@ -59,20 +60,23 @@ class _Class:
 
 
 def carrying(decision: Decision, origins: tuple[str, ...] = ("parameter", "input")) -> set[int]:
-    """Values that have a cotangent: real and complex numbers that depend on leaves of these origins, and that an output
+    """Values that have a cotangent: real or complex numbers that depend on leaves of these origins, and that an output
     of such numbers needs.
     """
     graph = decision.graph
-    smooth = {v.index for v in graph.values if v.dtype.is_floating_point or v.dtype.is_complex}
-    found = {v.index for v in graph.values if v.origin in origins} & smooth
+    found = {v.index for v in graph.values if v.origin in origins and _is_continuous(v.dtype)}
     for node in graph.nodes:
         if any(v in found for v in node.inputs()):
-            found |= smooth.intersection(node.outputs)
+            found |= {v for v in node.outputs if _is_continuous(graph.values[v].dtype)}
     needed = {value for _, value in graph.outputs} & found
     for node in reversed(graph.nodes):
         if any(v in needed for v in node.outputs):
             needed |= set(node.inputs()) & found
     return needed
+
+
+def _is_continuous(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
 
 
 def choose_cotangents(decision: Decision, forbidden: frozenset[str] = frozenset()) -> Cotangents | None:

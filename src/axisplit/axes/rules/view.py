@@ -52,19 +52,6 @@ def reinterpret(view: NodeView) -> Law:
     return Law("view", [(*dims[:-1], last)], [dims[-1]], reason="its bytes are read as another type")
 
 
-@rule("view_as_real")
-def complex_parts(view: NodeView) -> Law:
-    """Complex [...] -> real [..., 2]."""
-    return Law("view", [(*view.dims(0), view.axes.leaf(2))], linear=LINEAR)
-
-
-@rule("view_as_complex")
-def complex_pairs(view: NodeView) -> Law:
-    """Real [..., 2] -> complex [...]."""
-    *dims, pair = view.dims(0)
-    return Law("view", [tuple(dims)], [pair], linear=LINEAR, reason="its two elements are one complex number")
-
-
 def _local_shape(given: Sequence[int], dims: Dims) -> Callable[[LocalSize], list[int]]:
     return lambda local: [-1 if size == -1 else local(dim) for size, dim in zip(given, dims, strict=True)]
 
@@ -368,6 +355,19 @@ def select(view: NodeView) -> Law:
     rest = (*dims[:dim], *dims[dim + 1 :])
     reason = "single indices of it are picked"
     return Law("view", [rest] * len(view.output_shapes()), [dims[dim]], linear=LINEAR, reason=reason)
+
+
+@rule("view_as_complex", "view_as_complex_copy")
+def as_complex(view: NodeView) -> Law:
+    """Pairs of a last dim become complex numbers."""
+    dims = view.dims(0)
+    return Law("view", [dims[:-1]], [dims[-1]], linear=LINEAR, reason="its pairs are complex numbers")
+
+
+@rule("view_as_real", "view_as_real_copy")
+def as_real(view: NodeView) -> Law:
+    """Complex numbers become pairs along a new last dim."""
+    return Law("view", [(*view.dims(0), view.axes.leaf(2))], linear=LINEAR)
 
 
 @rule("slice_scatter", "select_scatter")
