@@ -10,6 +10,8 @@ def test_the_public_names() -> None:
         "Plan",
         "Verdict",
         "audit",
+        "clip_grad_norm_",
+        "gather_state_dict",
         "load",
         "parallelize",
         "plan",

@@ -5,6 +5,8 @@ print(plan)
 verdict = axisplit.verify(model, inputs, plan)
 model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit run`
 model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
+axisplit.clip_grad_norm_(model, 1.0)               # in training: the norm of the whole model's gradients
+whole = axisplit.gather_state_dict(model)          # the whole model's state dict, on rank 0
 axisplit.register_rule("mylib::linear", "... i, o i -> ... o")   # how an op of your own splits
 print(axisplit.audit(model, inputs, ranks=4))      # of a plan made by hand: is it right, and what does it move?
 """
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from axisplit.errors import AxisplitError
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
+    from axisplit.training import clip_grad_norm_, gather_state_dict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "Plan",
     "Verdict",
     "audit",
+    "clip_grad_norm_",
+    "gather_state_dict",
     "load",
     "parallelize",
     "plan",
@@ -39,6 +44,8 @@ _HOMES = {
     "Audit": "axisplit.auditing",
     "audit": "axisplit.auditing",
     "AxisplitError": "axisplit.errors",
+    "clip_grad_norm_": "axisplit.training",
+    "gather_state_dict": "axisplit.training",
     "Plan": "axisplit.solve.plan",
     "Verdict": "axisplit.proof.verify",
     "load": "axisplit.api",

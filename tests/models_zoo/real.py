@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 import axisplit
+from axisplit.proof.numbers import Widened
 from models_zoo.equality import Outputs, run
 from models_zoo.small import Attention, Branches, Mlp
 from models_zoo.tiny import ZOO, build, perturb
+from models_zoo.training import train_steps, trainable
 
 
 def run_part(rank: int, world_size: int, name: str, plan_file: str, batch: int, length: int) -> Outputs:
     """Outputs of this rank's part of a zoo model."""
     model = axisplit.parallelize(build(name), axisplit.Plan.load(plan_file))
     return run(model, ZOO[name], batch, length)
+
+
+def train_part(
+    rank: int, world_size: int, name: str, plan_file: str, batches: list[tuple[int, int]], max_norm: float, again: bool
+) -> tuple[list[float], dict[str, Any]]:
+    """Norms that were clipped, and the whole state dict (on rank 0), after some steps of training on the parts; with
+    `again` activations are computed again in backward.
+    """
+    model = axisplit.parallelize(trainable(name), axisplit.Plan.load(plan_file)).double()
+    if again:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    clip = partial(axisplit.clip_grad_norm_, max_norm=max_norm) if max_norm else None
+    with Widened():
+        return train_steps(model, name, batches, clip), axisplit.gather_state_dict(model)
 
 
 def identities(rank: int, world_size: int, plan_file: str, x: torch.Tensor) -> dict[str, Any]:

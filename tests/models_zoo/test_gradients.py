@@ -16,8 +16,9 @@ import axisplit
 from axisplit import Plan
 from axisplit.lower.apply import take_shard
 from axisplit.proof.numbers import Widened
-from models_zoo.equality import TOLERANCE, on_ranks, tensors
-from models_zoo.tiny import ZOO, build
+from models_zoo.equality import TOLERANCE, on_ranks
+from models_zoo.tiny import ZOO
+from models_zoo.training import backward, trainable
 
 PLANNED, FRESH = (2, 12), (3, 9)
 PRODUCT = [(name, ranks) for name in ZOO for ranks in (2, 3, 4)]
@@ -28,28 +29,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = PRODUCT if metafunc.config.getoption("--full") else ROTATION
     if metafunc.function is test_gradients:
         metafunc.parametrize(("name", "ranks"), chosen, ids=lambda x: str(x))
-
-
-def trainable(name: str) -> nn.Module:
-    model = build(name).train()
-    for module in model.modules():
-        for key, value in vars(module).items():
-            if isinstance(value, float) and ("drop" in key or (isinstance(module, nn.Dropout) and key == "p")):
-                vars(module)[key] = 0.0
-    return model
-
-
-def backward(model: nn.Module, name: str, *sizes: tuple[int, int]) -> None:
-    """One forward and backward for each size; gradients add up."""
-    for size in sizes:
-        given = ZOO[name].inputs(*size)
-        wide = (
-            {k: v.double() if v.is_floating_point() else v for k, v in given.items()} if isinstance(given, dict) else {}
-        )
-        result = model(**wide) if wide else model(*[x.double() for x in given])
-        generator = torch.Generator().manual_seed(0)
-        found = {id(x): x for _, x in tensors(result) if x.requires_grad}.values()
-        sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in found).backward()
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
-"""Real gloo ranks, by `parallelize` and a plan file: equal within the bound that `verify` makes, same tokens."""
+"""Real gloo ranks, by `parallelize` and a plan file: equal within the bound that `verify` makes, same tokens; and the
+whole model's parameters after steps of training.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,11 @@ import pytest
 import torch
 
 import axisplit
-from axisplit.proof.numbers import DRAWS, SAFETY, Perturbed, difference
+from axisplit.proof.numbers import DRAWS, SAFETY, Perturbed, Widened, difference
 from models_zoo import real
-from models_zoo.equality import run
+from models_zoo.equality import TOLERANCE, run
 from models_zoo.tiny import ZOO, build
+from models_zoo.training import train_steps, trainable
 
 SIZES = (2, 12)
 
@@ -44,3 +47,41 @@ def test_real_ranks(name, ranks, request, tmp_path, plain_attention):
         assert all(torch.equal(part[key], whole[key]) for key in whole if key.startswith("token"))
     for key in whole:
         assert all(torch.equal(part[key], parts[0][key]) for part in parts), "ranks agree to the bit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "ranks", "batches", "again"),
+    [
+        ("llama 9 heads", 2, [(2, 12)], False),
+        ("llama", 3, [(2, 12), (3, 9)], False),
+        ("qwen3", 2, [(2, 12), (3, 9)], False),
+        ("gpt2", 3, [(2, 12)], True),  # without casts: recomputing drops modes
+        ("conv net", 3, [(2, 12)], False),
+    ],
+)
+@pytest.mark.parametrize("clipped", [True, False])
+def test_training(name, ranks, batches, again, clipped, request, tmp_path):
+    """Steps of AdamW on uneven parts, in float64: with several backwards a step, with activations computed again, with
+    clipped gradients; in the end rank 0 gathers the whole model's state dict.
+    """
+    pool = request.getfixturevalue({2: "two_ranks", 3: "three_ranks"}[ranks])
+    whole = trainable(name)
+    axisplit.plan(whole, ZOO[name].inputs(*SIZES), ranks=ranks).save(tmp_path / "plan.json")
+    whole = whole.double()
+    started = {key: value.clone() for key, value in whole.state_dict().items()}
+    limit = 1.0 if clipped else 0.0
+    clip = (lambda model: torch.nn.utils.clip_grad_norm_(model.parameters(), limit)) if clipped else None
+    with Widened():
+        norms = train_steps(whole, name, batches, clip)
+    parts = pool.run(real.train_part, name, str(tmp_path / "plan.json"), batches, limit, again)
+    for found, _ in parts:
+        assert found == pytest.approx(norms, rel=TOLERANCE)
+        assert found == parts[0][0], "ranks agree to the bit"
+    assert all(norm > 2 * limit for norm in norms)
+    state = parts[0][1]
+    assert [gathered for _, gathered in parts[1:]] == [{}] * (ranks - 1)
+    assert list(state) == list(started)
+    for key, wanted in whole.state_dict().items():
+        assert torch.allclose(state[key], wanted, rtol=0.0, atol=TOLERANCE * float(wanted.abs().max())), key
+    assert any((state[key] - started[key]).abs().max() > 1e-3 for key in state if state[key].is_floating_point())

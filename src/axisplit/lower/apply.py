@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate, product
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +25,7 @@ from axisplit.runtime.definition import DEFINED
 from axisplit.runtime.groups import Group
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import CollectiveContext, Kind, Site, register
-from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan, StepPlan
+from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan, Ranges, StepPlan
 
 
 class Installable(Protocol):
@@ -42,6 +43,8 @@ class Installable(Protocol):
     def captured(self) -> tuple[CapturedPlan, ...]: ...
     @property
     def states(self) -> tuple[str, ...]: ...
+    @property
+    def tied(self) -> Mapping[str, str]: ...
 
 
 Step = Callable[[torch.Tensor], torch.Tensor]
@@ -140,6 +143,20 @@ def take_shard(plan: ParameterPlan, tensor: torch.Tensor, rank: int) -> torch.Te
     return part.clone(memory_format=torch.contiguous_format)
 
 
+def put_shard(plan: ParameterPlan, whole: torch.Tensor, part: torch.Tensor, rank: int) -> None:
+    """Write a rank's part of a split tensor into its place in the whole: inverse of `take_shard`."""
+    spans = [_with_offsets(ranges) for ranges in plan.ranges[rank]]
+    for box in product(*spans):
+        there = tuple(slice(a, b) for a, b, _ in box)
+        whole[there] = part[tuple(slice(low, low + b - a) for a, b, low in box)]
+
+
+def _with_offsets(ranges: Ranges) -> list[tuple[int, int, int]]:
+    """(start, end, where it begins in the rank's part) of each range."""
+    lows = accumulate((b - a for a, b in ranges), initial=0)
+    return [(a, b, low) for (a, b), low in zip(ranges, lows, strict=False)]
+
+
 def make_rank(
     model: torch.nn.Module, plan: Installable, group: Group, key: str
 ) -> tuple[torch.nn.Module, CollectiveContext]:
@@ -162,6 +179,7 @@ def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -
     apply_places(model, plan, key)
     apply_gradients(model, plan, key)
     context = model.__dict__["axisplit_context"] = CollectiveContext(group, sites_of(plan))
+    model.__dict__["axisplit_plan"] = plan
     register(key, context)
     return context
 
