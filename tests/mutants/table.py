@@ -38,6 +38,7 @@ DISCOVER = ("tests/axes/test_discover.py",)
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
+TRAINING = ("tests/test_training.py",)
 STATES = ("tests/lower/test_guard.py", "-k", "forgotten")
 
 
@@ -223,6 +224,11 @@ MUTANTS: dict[str, list[Mutant]] = {
             "whole.items() if 'slope' not in name}\n        found",
             BACKWARD,
         ),
+        Mutant("training.py", "return part if rank == 0 else part.new_empty(0)", "return part", TRAINING),
+        Mutant("training.py", "return part if taken is None else part[~taken]", "return part", TRAINING),
+        Mutant("training.py", "taken = shared if taken is None else taken | shared", "taken = shared", TRAINING),
+        Mutant("training.py", "total = group.all_reduce_max(together", "total = group.all_reduce_sum(together", TRAINING),
+        Mutant("lower/apply.py", "slice(low, low + b - a) for", "slice(a, b) for", TRAINING),
         Mutant("proof/gradients.py", "if observed > planned + slack or", "if", BACKWARD),
     ],
     "proof": [
