@@ -1,4 +1,4 @@
-"""Figures and state of the whole model from ranks that hold parts: in a box, overlapping, whole, or only on the first."""
+"""Figures and state of the whole model from ranks that hold parts: boxes, overlapping, whole, on the first only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What training needs beyond forward and backward: figures and state of the whole model, from ranks that hold parts.
 
-A rank's `parameters()` are its parts. Code that treats every entry by itself (SGD, Adam, weight decay) is right on parts
-as it is; code that looks at several entries together (a norm, a state dict) sees one rank's and is wrong without a word.
-Here are those two, over all ranks, each entry once:
+A rank's `parameters()` are its parts. Code that treats every entry by itself (SGD, Adam, weight decay) is right on
+parts as it is; code that looks at several entries together (a norm, a state dict) sees one rank's and is wrong without
+a word. Here are those two, over all ranks, each entry once:
 
     an entry that several ranks hold     the lowest of them counts it
     clip_grad_norm_                      |g| = (sum over ranks of the sum over what it counts of |g_i|^p)^(1/p)
@@ -110,7 +110,8 @@ def _grad_norm(model: nn.Module, plan: Installable, group: Group, order: float) 
 
 
 def _norm(entries: Tensor, order: float) -> Tensor:
-    return torch.linalg.vector_norm(entries, order, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(entries, order, dtype=torch.float64)
+    return norm
 
 
 def _counted(plan: ParameterPlan, part: Tensor, rank: int) -> Tensor:

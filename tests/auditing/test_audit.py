@@ -127,19 +127,26 @@ def test_states_are_told_apart(two_ranks):
     assert found[0] == found[1] == {name: wrong.get(name, name) for name in found[0]}
 
 
+NORMS = ["model.layers.*.self_attn.q_norm.weight", "model.layers.*.self_attn.k_norm.weight"]
+
+
 @pytest.mark.parametrize(
-    ("name", "module", "parameters"),
+    ("name", "module", "parameters", "accumulated"),
     [
-        ("llama", None, []),
-        ("gemma3n_text", "model.layers.0.mlp", []),
-        ("apertus", None, ["model.layers.*.mlp.act_fn.alpha_p", "model.layers.*.mlp.act_fn.alpha_n"]),
+        ("llama", None, [], []),
+        ("gemma3n_text", "model.layers.0.mlp", [], []),
+        ("apertus", None, ["model.layers.*.mlp.act_fn.alpha_p", "model.layers.*.mlp.act_fn.alpha_n"], NORMS),
+        ("qwen3", None, [], NORMS),
     ],
 )
-def test_plans_that_transformers_carries(name, module, parameters):
-    """gemma3n's activation takes the mean over a split dim; the slopes of apertus are used by every rank's own part."""
+def test_plans_that_transformers_carries(name, module, parameters, accumulated):
+    """gemma3n's activation takes the mean over a split dim; the slopes of apertus are used by every rank's own part;
+    the style of q and k norms sums what has been accumulated, not what one backward adds to it.
+    """
     model, inputs = build(name)
     found = axisplit.audit(model, inputs, 2, optimum=False)
     assert (found.first_wrong and found.first_wrong.module) == module, str(found)
     assert [wrong.parameter for wrong in found.wrong_gradients] == parameters
     assert all(wrong.state == "partial" for wrong in found.wrong_gradients)
+    assert list(found.wrong_accumulated) == accumulated
     assert found.right == (name == "llama")

@@ -227,7 +227,9 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("training.py", "return part if rank == 0 else part.new_empty(0)", "return part", TRAINING),
         Mutant("training.py", "return part if taken is None else part[~taken]", "return part", TRAINING),
         Mutant("training.py", "taken = shared if taken is None else taken | shared", "taken = shared", TRAINING),
-        Mutant("training.py", "total = group.all_reduce_max(together", "total = group.all_reduce_sum(together", TRAINING),
+        Mutant(
+            "training.py", "total = group.all_reduce_max(together", "total = group.all_reduce_sum(together", TRAINING
+        ),
         Mutant("lower/apply.py", "slice(low, low + b - a) for", "slice(a, b) for", TRAINING),
         Mutant("proof/gradients.py", "if observed > planned + slack or", "if", BACKWARD),
     ],

@@ -82,11 +82,15 @@ class Audit:
     forward: bool | None
     forward_with_gradients: bool | None
     gradients: bool | None
+    accumulated: bool | None
+    """Whether the gradients of two backwards add up to twice the whole model's, where those of one are right."""
     outputs: Mapping[str, State]
     first_wrong: WrongValue | None
     wrong_parameters: Mapping[str, State]
     """Parameters (layers together) that the ranks together do not hold as the checkpoint has them."""
     wrong_gradients: tuple[WrongGradient, ...]
+    wrong_accumulated: tuple[str, ...]
+    """Parameters (layers together) whose gradient is right in one backward and wrong where several add up."""
     crash: Crash | None
     forward_bytes: Mapping[str, int]
     backward_bytes: Mapping[str, int]
@@ -101,7 +105,7 @@ class Audit:
         return (
             self.crash is None
             and not self.wrong_parameters
-            and bool(self.forward and self.forward_with_gradients and self.gradients)
+            and all((self.forward, self.forward_with_gradients, self.gradients, self.accumulated))
         )
 
     @property
@@ -120,10 +124,12 @@ class Audit:
             "forward": self.forward,
             "forward_with_gradients": self.forward_with_gradients,
             "gradients": self.gradients,
+            "accumulated": self.accumulated,
             "outputs": dict(self.outputs),
             "first_wrong": None if self.first_wrong is None else asdict(self.first_wrong),
             "wrong_parameters": dict(self.wrong_parameters),
             "wrong_gradients": [{**asdict(wrong), "missing": wrong.missing} for wrong in self.wrong_gradients],
+            "wrong_accumulated": list(self.wrong_accumulated),
             "crash": None if self.crash is None else asdict(self.crash),
             "comm_bytes_per_rank": self.comm_bytes_per_rank,
             "comm_bytes": {"forward": dict(self.forward_bytes), "backward": dict(self.backward_bytes)},
@@ -252,7 +258,7 @@ def _judged(
     wanted = results(whole["values"])
     forward, training = _all_whole(found.inference, wanted), _all_whole(found.training, wanted)
     seen = found.inference if forward is False else found.training if training is False else {}
-    wrong = _wrong_gradients(whole, found, ours)
+    wrong, twice = _wrong_gradients(whole, found, ours), _wrong_accumulated(found)
     total = sum(p.numel() for p in model.parameters())
     split = {n: p.numel() for n, p in model.named_parameters() if n in found.split}
     applied = found.crash is None or found.crash.step not in (PART, "running on ranks")
@@ -263,10 +269,12 @@ def _judged(
         forward=forward,
         forward_with_gradients=training,
         gradients=not wrong if found.gradients else None,
+        accumulated=not twice if found.accumulated else None,
         outputs={leaf.partition(">")[2]: seen[leaf] for leaf in wanted if seen},
         first_wrong=_first_wrong(seen, wanted),
         wrong_parameters={starred(name): state for name, state in found.parameters.items() if state != "whole"},
         wrong_gradients=wrong,
+        wrong_accumulated=twice,
         crash=found.crash,
         forward_bytes=found.forward_bytes,
         backward_bytes=found.backward_bytes,
@@ -298,6 +306,12 @@ def _first_wrong(seen: Mapping[str, State], wanted: list[str]) -> WrongValue | N
 def _inside(module: str, parent: str) -> bool:
     """Whether it is called by the parent's own code, as far as names tell."""
     return module.startswith(f"{parent}." if parent else "") and module.rpartition(".")[0] == parent
+
+
+def _wrong_accumulated(found: Found) -> tuple[str, ...]:
+    """Those that one backward gets right: a sum over ranks of what an earlier backward had summed already, say."""
+    wrong = (n for n, state in found.accumulated.items() if state != "whole" and found.gradients[n] == "whole")
+    return tuple(dict.fromkeys(map(starred, wrong)))
 
 
 def _wrong_gradients(whole: dict[str, Values], found: Found, ours: Plan | None) -> tuple[WrongGradient, ...]:

@@ -1,4 +1,5 @@
-"""What one rank does: become its part, run forward without and with gradients, run backward, compare with the whole.
+"""What one rank does: become its part, run forward without and with gradients, run backward, and once more on top of
+the gradients that are there, as training with accumulation does; compare each with the whole.
 
 Everything that ranks compare is collective, so each step ends with a vote: if one rank failed, all stop there.
 """
@@ -59,6 +60,7 @@ class Found:
     training: dict[str, State] = field(default_factory=dict)
     cotangents: dict[str, State] = field(default_factory=dict)
     gradients: dict[str, State] = field(default_factory=dict)
+    accumulated: dict[str, State] = field(default_factory=dict)
     split: tuple[str, ...] = ()
     forward_bytes: dict[str, int] = field(default_factory=dict)
     backward_bytes: dict[str, int] = field(default_factory=dict)
@@ -94,7 +96,11 @@ def _run(steps: _Steps, given: Given, folder: Path, whole: dict[str, Values], fl
         steps.do("backward", lambda: backward.during(lambda: _backward(result)))
     found.backward_bytes = dict(backward.sent)
     found.cotangents = classify(seen.cotangents, whole["cotangents"])
-    found.gradients = classify(_gradients(part, whole["gradients"]), whole["gradients"], gradient_scales(whole))
+    once, scales = whole["gradients"], gradient_scales(whole)
+    found.gradients = classify(_gradients(part, once), once, scales)
+    steps.do("a second backward", lambda: _backward(_forward(part, inputs)))
+    twice = {name: 2 * gradient for name, gradient in once.items()}
+    found.accumulated = classify(_gradients(part, once), twice, {name: 2 * scale for name, scale in scales.items()})
 
 
 def _part(given: Given, folder: Path, size: int) -> nn.Module:

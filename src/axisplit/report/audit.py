@@ -38,6 +38,8 @@ def _answer(audit: Audit) -> str:
         return f"WRONG  {name}: it crashes"
     if audit.forward_with_gradients is False:
         return f"WRONG  {name}: its outputs are right without gradients and wrong with them"
+    if audit.gradients and audit.accumulated is False:
+        return f"WRONG  {name}: its gradients are right in one backward, and wrong where several add up"
     if audit.gradients:
         return f"WRONG  {name}: it runs right, but does not hold the checkpoint's parameters"
     return f"WRONG  {name}: its outputs are right, its gradients are not"
@@ -90,11 +92,21 @@ def _gradients(audit: Audit) -> list[tuple[str, str]]:
     if audit.gradients is None:
         return [("gradients", "not reached")]
     if audit.gradients:
-        return [("gradients", "every parameter's is the whole model's")]
+        return [("gradients", "every parameter's is the whole model's"), *_accumulated(audit)]
     shown = [_gradient(wrong) for wrong in audit.wrong_gradients[:MOST_GRADIENTS]]
     more = len(audit.wrong_gradients) - len(shown)
     texts = ["wrong, nearest to the cause first:", *shown, *([f"and {more} more"] if more else [])]
-    return [("gradients" if number == 0 else "", text) for number, text in enumerate(texts)]
+    return [("gradients" if number == 0 else "", text) for number, text in enumerate(texts)] + _accumulated(audit)
+
+
+def _accumulated(audit: Audit) -> list[tuple[str, str]]:
+    if audit.accumulated is not False:
+        return []
+    texts = [
+        "right in one backward, wrong where several add up (zero gradients before each):",
+        *audit.wrong_accumulated,
+    ]
+    return [("" if number else "accumulated", text) for number, text in enumerate(texts)]
 
 
 def _gradient(wrong: WrongGradient) -> str:
