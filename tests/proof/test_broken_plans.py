@@ -44,16 +44,21 @@ def test_the_good_plans_are_proved(good_mlp, good_attention, good_slopes):
         assert verdict.exact_error < 1e-12
 
 
+def only_entering(plan):
+    """Without what forward needs; what backward alone needs stays."""
+    return replace(plan, places=tuple(p for p in plan.places if p.steps[0].kind == "enter"))
+
+
 def test_an_all_reduce_left_out(good_mlp):
     model, inputs, plan = good_mlp
-    assert "aten.add.Tensor" in reasons(model, inputs, replace(plan, places=()))
-    assert "in P, needed" in reasons(model, inputs, replace(plan, places=()))
+    assert "aten.add.Tensor" in reasons(model, inputs, only_entering(plan))
+    assert "in P, needed" in reasons(model, inputs, only_entering(plan))
 
 
 def test_an_output_that_stays_partial():
     model, inputs = build("mlp"), ZOO["mlp"].inputs(2, 5)
     plan = axisplit.plan(model, inputs, ranks=2)
-    assert "output forward:0 is not the whole value" in reasons(model, inputs, replace(plan, places=()))
+    assert "output forward:0 is not the whole value" in reasons(model, inputs, only_entering(plan))
 
 
 def test_an_all_reduce_twice(good_mlp):

@@ -10,7 +10,7 @@ from torch import nn
 
 import axisplit
 from axisplit.capture.trace import capture
-from axisplit.errors import InputError, ProofError
+from axisplit.errors import InputError, PlanMismatchError, ProofError
 from axisplit.lower.lowering import prove_programs
 from axisplit.lower.planning import _Planner, begin_search
 from axisplit.proof.gradients import measure_gradients
@@ -61,8 +61,9 @@ def judged(model, inputs, plan):
 
 
 def with_gradient(plan, name, gradient):
+    """As in a file from before plans kept the states of cotangents: the numbers alone must tell."""
     changed = tuple(replace(p, gradient=gradient) if p.name == name else p for p in plan.parameters)
-    return replace(plan, parameters=changed)
+    return replace(plan, parameters=changed, cotangents=None)
 
 
 def test_a_gradient_that_is_not_summed(block):
@@ -136,6 +137,50 @@ def test_a_plan_without_backward(block):
     assert verdict.could_not
     assert verdict.to_json()["gradients"]["equal"] is None
     assert "could not be derived: no place for a sum" in str(verdict)
+
+
+def without_enter(plan):
+    return replace(plan, places=tuple(p for p in plan.places if p.steps[0].kind != "enter"))
+
+
+def with_sums_marked_partial(plan):
+    def marked(step):
+        return replace(step, partial=True) if step.kind == "all_reduce" else step
+
+    return replace(plan, places=tuple(replace(p, steps=tuple(map(marked, p.steps))) for p in plan.places))
+
+
+def with_a_slope_of_its_own(plan):
+    slope = (replace(p, gradient="own") if p.name == "0.slope" else p for p in plan.parameters)
+    return replace(plan, parameters=tuple(slope))
+
+
+@pytest.mark.parametrize("damage", [without_enter, with_sums_marked_partial, with_a_slope_of_its_own])
+def test_a_saved_plan_is_matched_backward_too(damage, block, tmp_path):
+    model, inputs, plan = block
+    damage(plan).save(tmp_path / "damaged.json")
+    damaged = axisplit.Plan.load(tmp_path / "damaged.json")
+    assert damaged != plan
+    found = axisplit.verify(model, inputs, damaged)
+    assert found.mismatches
+    assert not found.equal
+
+
+def test_a_saved_plan_is_right_and_an_older_one_says_what_is_not_matched(block, tmp_path):
+    model, inputs, plan = block
+    plan.save(tmp_path / "plan.json")
+    saved = axisplit.Plan.load(tmp_path / "plan.json")
+    assert saved == plan
+    assert saved.cotangents.parameters
+    verdict = judged(model, inputs, saved)
+    assert verdict.equal
+    assert verdict.proof.assumed == ()
+    older = judged(model, inputs, replace(saved, cotangents=None))
+    assert older.equal
+    assert older.proof.assumed == ("where cotangents are converted: the plan is from before that was kept in it",)
+    stranger = replace(saved, cotangents=replace(saved.cotangents, parameters=("nobody",)))
+    with pytest.raises(PlanMismatchError, match="the plan's backward is another model's"):
+        judged(model, inputs, stranger)
 
 
 def test_where_cotangents_are_converted_is_matched(block):

@@ -29,10 +29,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from axisplit.capture.graph import Node
+from axisplit.errors import PlanMismatchError
 from axisplit.lower.decision import Decision
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
 from axisplit.solve.build import MID_FORWARD, has_place, share_bytes
 from axisplit.solve.cotangents import Cotangents
+from axisplit.solve.plan import CotangentPlan, Plan
 from axisplit.solve.problem import LinearModel
 from axisplit.solve.states import WHOLE
 
@@ -100,6 +102,34 @@ def choose_cotangents(decision: Decision, forbidden: frozenset[str] = frozenset(
         frozenset(classes),
         frozenset(live),
         least,
+    )
+
+
+def planned_cotangents(chosen: Cotangents | None) -> CotangentPlan | None:
+    """What was chosen, for a plan; the rest of it follows from the forward's choices (`restored_cotangents`)."""
+    return None if chosen is None else CotangentPlan(tuple(sorted(chosen.nodes)), tuple(sorted(chosen.leaves)))
+
+
+def restored_cotangents(decision: Decision, plan: Plan) -> Cotangents | None:
+    """What a plan's `cotangents` were made of, on a freshly captured graph; None if it has none.
+
+    Raises: PlanMismatchError if the graph has not the ops or parameters that are named.
+    """
+    planned = plan.cotangents
+    if planned is None:
+        return None
+    classes, live = _classes(decision, frozenset())
+    unknown = [key for key in planned.ops if key not in live] + [key for key in planned.parameters if key not in classes]
+    if unknown:
+        raise PlanMismatchError(
+            "the plan's backward is another model's",
+            got="\n".join(unknown),
+            needed="ops and parameters that carry a cotangent",
+            do="plan this model again with these versions",
+        )
+    moved = sum(c.bytes for c in plan.collectives if c.phase == "backward")
+    return Cotangents(
+        frozenset(planned.ops), frozenset(planned.parameters), frozenset(classes), frozenset(live), moved
     )
 
 

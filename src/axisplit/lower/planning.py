@@ -17,7 +17,7 @@ from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
 from axisplit.lower.blame import blame, give_up_modules
 from axisplit.lower.captured import can_capture
-from axisplit.lower.cotangents import choose_cotangents
+from axisplit.lower.cotangents import choose_cotangents, planned_cotangents, restored_cotangents
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, prove_programs, ways_in
 from axisplit.lower.places import Refusal, wrappable
@@ -248,9 +248,9 @@ def decision_of(plan: Plan, captured: Captured) -> Decision:
             do="plan this model again with these versions",
         )
     solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal, 0.0)
-    return Decision(
-        search, Choice(solution, problem, {}), frozenset(c.module for c in refold(plan, captured.folds).captured)
-    )
+    modules = frozenset(c.module for c in refold(plan, captured.folds).captured)
+    decision = Decision(search, Choice(solution, problem, {}), modules)
+    return replace(decision, cotangents=restored_cotangents(decision, plan))
 
 
 def describe(found: Found, captured: Captured, name: str) -> Plan:
@@ -295,6 +295,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         warnings=tuple(warnings),
         no_backward=found.no_backward,
         states=lowered.states,
+        cotangents=planned_cotangents(decision.cotangents),
     )
 
 

@@ -117,7 +117,11 @@ def with_gradients(verdict: Verdict, model: torch.nn.Module, inputs: Inputs, pla
     if plan.no_backward:
         return replace(verdict, no_gradients=plan.no_backward)
     found = measure_gradients(model, inputs, plan)
-    return replace(verdict, equal=verdict.equal and found.equal, gradients=found)
+    proof = verdict.proof
+    if plan.cotangents is None and plan.ranks > 1:
+        unmatched = "where cotangents are converted: the plan is from before that was kept in it"
+        proof = replace(proof, assumed=(*proof.assumed, unmatched))
+    return replace(verdict, equal=verdict.equal and found.equal, gradients=found, proof=proof)
 
 
 def check_draws_nothing(graph: Graph, plan: Plan) -> None:
@@ -134,13 +138,18 @@ def check_draws_nothing(graph: Graph, plan: Plan) -> None:
 
 
 def misheld(decision: Decision, plan: Lowered) -> list[Mismatch]:
-    """Parameters held otherwise than the program was matched with: a trace sees shapes, not which indices they are."""
+    """Parameters held otherwise than the program was matched with, or with gradients treated otherwise: a trace sees
+    shapes, not which indices they are, and nothing of what happens to gradients.
+    """
     found = []
     held = {p.name: p for p in plan.parameters}
     for wanted in plan_parameters(decision)[0]:
         given = held.get(wanted.name)
         if given is None or (given.held, given.ranges) != (wanted.held, wanted.ranges):
             reason = f"{wanted.name} is held {_in_words(given)}, needed {_in_words(wanted)}"
+            found.append(Mismatch(0, None, reason))
+        elif decision.cotangents is not None and given.gradient != wanted.gradient:
+            reason = f"the gradient of {wanted.name} is {given.gradient}, needed {wanted.gradient}"
             found.append(Mismatch(0, None, reason))
     return found
 

@@ -126,6 +126,16 @@ class AxisPlan:
 
 
 @dataclass(frozen=True)
+class CotangentPlan:
+    """What backward does with what is whole in forward (classes of ops and values, as in `Plan.choices`): the ops that
+    run whole on partial cotangents, and the parameters whose gradients come out partial.
+    """
+
+    ops: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A way to split one model over `ranks` ranks."""
 
@@ -155,6 +165,7 @@ class Plan:
     warnings: tuple[str, ...] = field(default=())
     no_backward: str = ""  # why gradients could not be derived; "" where they are
     states: tuple[str, ...] = ()  # attributes in which modules keep state; parts begin without
+    cotangents: CotangentPlan | None = None  # None without backward, and in files from before it was kept
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -280,6 +291,8 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         for name in ("constraints", "excluded", "assumed", "domain", "calls", "warnings"):
             made[name] = tuple(data[name])
         made["states"] = tuple(data.get("states", ()))
+        cotangents = data.get("cotangents")
+        made["cotangents"] = None if cotangents is None else CotangentPlan(**_tuples(cotangents))
         return Plan(**made)
     except (KeyError, TypeError) as error:
         raise InputError(
