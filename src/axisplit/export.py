@@ -11,6 +11,10 @@ summed or gathered right at that module.
     1                     -                          rowwise                 Rowwise
     1                     slice its input            rowwise_split_input     Rowwise, input Replicate
 
+Backward, a column-wise module sums its input's gradient, and transformers has a style for a module whose parameters
+every rank holds whole but uses on its own part (norms of split heads): replicated_with_grad_allreduce. It sums `.grad`
+itself after each backward, so gradients must not be accumulated with it. torch has none.
+
 What these cannot say is refused, all of it at once: an exported plan that leaves it out would be silently wrong. Sums
 move to where the style puts them, which may move more bytes than the plan. A plan does not know what else a style asks
 of a module (its class, its first argument, no writing into its result): `axisplit audit` runs what was exported.
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, cast, get_args
 
@@ -38,6 +42,7 @@ _TORCH: dict[Style, str] = {
     "rowwise": "RowwiseParallel()",
     "rowwise_split_input": "RowwiseParallel(input_layouts=Replicate())",
 }
+SUMMED = "replicated_with_grad_allreduce"
 _ROWS = ("embedding_rowwise", "rowwise", "rowwise_split_input")
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _MOST_LINES = 20
@@ -52,34 +57,43 @@ def starred(name: str) -> str:
     return _LAYER_NUMBER.sub("*", name)
 
 
-def to_hf_tp_plan(plan: Plan) -> dict[str, str]:
-    """Module pattern -> name of transformers' style. Raises: LayoutError that names everything they cannot express."""
+def to_hf_tp_plan(plan: Plan, training: bool = True) -> dict[str, str]:
+    """Module pattern -> name of transformers' style.
+
+    Args:
+        training: gradients must be right too; else only what is returned.
+    Raises: LayoutError that names everything they cannot express.
+    """
+    target = "transformers' styles"
+    styles: dict[str, str] = dict(_styles(plan, target, _no_backward(plan) if training else None))
+    if training:
+        styles |= _summing(plan, styles, target)
     found: dict[str, set[str]] = defaultdict(set)
-    styles = _styles(plan, "transformers' styles")
-    for module, style in styles.items():
-        found[starred(module)].add(style)
+    for module in dict.fromkeys(p.name.rpartition(".")[0] for p in _with_tied(plan) if p.kind == "parameter"):
+        found[starred(module)].add(styles.get(module, ""))
     for name in plan.tied.values():  # loading ties after it has split: what is tied must be split by itself too
         held = next(p for p in plan.parameters if p.name == name)
         if held.kind == "parameter" and held.held == "split" and not _follows(held, plan.ranks, styles):
             found[starred(name)].add("colwise")
-    modules = {starred(p.name.rpartition(".")[0]): p for p in plan.parameters}
-    whole = {starred(p.name) for p in plan.parameters if p.held != "split" and p.name.endswith(".weight")}
     mixed = [
-        f"{pattern}: not alike in all layers ({', '.join(sorted(styles))})"
-        for pattern, styles in found.items()
-        if len(styles) > 1 or (f"{pattern}.weight" in whole and pattern in modules)
+        f"{pattern}: not alike in all layers ({', '.join(sorted(filter(None, kinds)))})"
+        for pattern, kinds in found.items()
+        if len(kinds) > 1
     ]
     if mixed:
-        raise _refusal(plan, "transformers' styles", mixed)
-    return {pattern: next(iter(styles)) for pattern, styles in found.items()}
+        raise _refusal(plan, target, mixed)
+    return {pattern: style for pattern, (style,) in found.items() if style}
 
 
-def to_parallelize_plan(plan: Plan) -> str:
+def to_parallelize_plan(plan: Plan, training: bool = True) -> str:
     """Python source of the dict that torch's `parallelize_module` takes, by module path.
 
+    Args:
+        training: gradients must be right too; else only what is returned.
     Raises: LayoutError that names everything it cannot express.
     """
-    styles = _styles(plan, "ParallelStyle objects")
+    wrong = [*_no_backward(plan), *_unsummed(plan)] if training else None
+    styles = _styles(plan, "ParallelStyle objects", wrong)
     lines = [f"    {module!r}: {_TORCH[style]}," for module, style in styles.items()]
     return "\n".join(
         [
@@ -87,6 +101,7 @@ def to_parallelize_plan(plan: Plan) -> str:
             "from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel",
             "",
             f"# {plan.model}, {plan.ranks} ranks, fingerprint {plan.fingerprint}",
+            *([] if training else ["# for inference: whether gradients are right was not asked"]),
             "parallelize_plan = {",
             *lines,
             "}",
@@ -95,8 +110,53 @@ def to_parallelize_plan(plan: Plan) -> str:
     )
 
 
-def _styles(plan: Plan, target: str) -> dict[str, Style]:
-    """Module -> style. Raises: LayoutError."""
+def _no_backward(plan: Plan) -> list[str]:
+    """Why nothing can be said about gradients."""
+    if plan.reads is None:
+        return ["gradients: the plan is from before what they need was kept in it; make it again"]
+    return [f"gradients: {plan.no_backward}"] if plan.no_backward else []
+
+
+def _unsummed(plan: Plan) -> Iterator[str]:
+    """Parameters whose gradients torch would leave as each rank's own."""
+    for name in (*plan.reads.parameters, *plan.reads.mixed) if plan.reads is not None else ():
+        yield f"{name}: whole, and used on each rank's own part: no style sums its gradient over ranks"
+
+
+def _summing(plan: Plan, styles: Mapping[str, str], target: str) -> dict[str, str]:
+    """Modules whose parameters' gradients transformers must sum. Raises: LayoutError for what its style cannot do."""
+    assert plan.reads is not None  # _no_backward
+    modules = {name.rpartition(".")[0] for name in plan.reads.parameters}
+    problems = [
+        f"{name}: used on each rank's own part and otherwise: its gradient is neither" for name in plan.reads.mixed
+    ]
+    for parameter in plan.parameters:
+        module = parameter.name.rpartition(".")[0]
+        if parameter.kind == "parameter" and module in modules:
+            if module in styles:
+                problems.append(f"{module}: {styles[module]}, and a gradient to be summed too: a module has one style")
+            elif parameter.name not in plan.reads.parameters:
+                problems.append(f"{parameter.name}: its gradient is whole, beside one that must be summed")
+    if "" in modules:
+        problems.append(
+            "the model's own parameters: used on each rank's own part, and styles are for modules inside it"
+        )
+    if problems:
+        raise _refusal(plan, target, [], problems)
+    return dict.fromkeys(sorted(modules), SUMMED)
+
+
+def _entered(plan: Plan, styles: Mapping[str, Style]) -> Iterator[str]:
+    """Places where an activation's gradient would stay each rank's own."""
+    for module in plan.reads.modules if plan.reads is not None else ():
+        if styles.get(module) not in ("colwise", "colwise_gather_output"):
+            yield f"{module or 'the model'}: reads what is whole on its own part, and no style sums that gradient there"
+
+
+def _styles(plan: Plan, target: str, wrong: list[str] | None) -> dict[str, Style]:
+    """Module -> style. `wrong`: what is known to be wrong in training; None if nobody wants to train. Raises:
+    LayoutError.
+    """
     places: dict[str, list[PlacePlan]] = defaultdict(list)
     for place in plan.places:
         places[place.module].append(place)
@@ -118,8 +178,10 @@ def _styles(plan: Plan, target: str) -> dict[str, Style]:
         if edit.module not in styles
     ]
     problems += [f"{captured.module or 'the model'}: runs as a captured program" for captured in plan.captured]
-    if problems:
-        raise _refusal(plan, target, problems)
+    if wrong is not None:
+        wrong = [*wrong, *_entered(plan, styles)]
+    if problems or wrong:
+        raise _refusal(plan, target, problems, wrong or [])
     return styles
 
 
@@ -179,7 +241,7 @@ def _parameters(plan: Plan, styles: Mapping[str, Style]) -> Iterator[str]:
             yield f"{parameter.name}: split, and not the bias of a column-wise matrix in the same parts"
 
 
-def _follows(parameter: ParameterPlan, ranks: int, styles: Mapping[str, Style]) -> bool:
+def _follows(parameter: ParameterPlan, ranks: int, styles: Mapping[str, str]) -> bool:
     """Whether the style of its module holds it so."""
     module, _, leaf = parameter.name.rpartition(".")
     style = styles.get(module)
@@ -199,7 +261,9 @@ def _all_share(buffer: ParameterPlan) -> bool:
 
 
 def _place(place: PlacePlan, styles: Mapping[str, Style]) -> Iterator[str]:
-    """Steps of a place that no style takes; sums are those of the row-wise modules, wherever the plan puts them."""
+    """Steps of a place that no style takes; sums are those of the row-wise modules, wherever the plan puts them. Where
+    gradients are summed is another matter (`_entered`).
+    """
     style = styles.get(place.module)
     for step in place.steps:
         own = {
@@ -210,18 +274,21 @@ def _place(place: PlacePlan, styles: Mapping[str, Style]) -> Iterator[str]:
         }
         on_module = place.where in ("input", "output")
         summed = step.kind == "all_reduce" and on_module and any(kept in _ROWS for kept in styles.values())
-        if not (summed or (step.kind == "enter" and on_module) or own.get((place.where, step.kind), False)):
+        if not (summed or step.kind in ("enter", "leave") or own.get((place.where, step.kind), False)):
             function = f" ({place.function})" if place.function else ""
             yield f"{step.kind} at {place.where} of {place.module or 'the model'}{function}"
 
 
-def _refusal(plan: Plan, target: str, problems: list[str]) -> LayoutError:
-    folded = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=[.:( ]|$)", "*", problem) for problem in problems))
+def _refusal(plan: Plan, target: str, problems: list[str], wrong: Sequence[str] = ()) -> LayoutError:
+    """`wrong`: what is wrong in training only."""
+    lines = [*problems, *(f"in training: {text}" for text in wrong)]
+    folded = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=[.:( ]|$)", "*", line) for line in lines))
     more = [f"and {len(folded) - _MOST_LINES} more"] if len(folded) > _MOST_LINES else []
     return LayoutError(
         f"{target} cannot express this plan",
         where=f"{plan.model} on {plan.ranks} ranks",
         got="\n".join(folded[:_MOST_LINES] + more),
         needed="matrices and tables in equal parts, nothing rewritten inside modules",
-        do="run it with axisplit, or leave these modules whole: keep=['*.self_attn.*', ...]",
+        do="run it with axisplit, or leave these modules whole: keep=['*.self_attn.*', ...]"
+        + ("" if problems else "; for inference alone: training=False (--inference)"),
     )

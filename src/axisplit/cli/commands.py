@@ -120,15 +120,18 @@ def export(
     form: Annotated[
         ExportFormat, typer.Option("--format", help="hf: a tp_plan of transformers, as JSON; torch: Python source.")
     ],
+    inference: Annotated[
+        bool, typer.Option("--inference", help="For inference alone: gradients may be wrong with it.")
+    ] = False,
 ) -> None:
     """Print a plan in the words of transformers or torch, or say what they cannot express."""
     from axisplit.solve.plan import Plan
 
     found = Plan.load(plan_file)
     if form is ExportFormat.hf:
-        show_json(found.to_hf_tp_plan())
+        show_json(found.to_hf_tp_plan(training=not inference))
     else:
-        show(found.to_parallelize_plan())
+        show(found.to_parallelize_plan(training=not inference))
 
 
 @app.command()

@@ -119,7 +119,9 @@ def restored_cotangents(decision: Decision, plan: Plan) -> Cotangents | None:
     if planned is None:
         return None
     classes, live = _classes(decision, frozenset())
-    unknown = [key for key in planned.ops if key not in live] + [key for key in planned.parameters if key not in classes]
+    unknown = [key for key in planned.ops if key not in live] + [
+        key for key in planned.parameters if key not in classes
+    ]
     if unknown:
         raise PlanMismatchError(
             "the plan's backward is another model's",
@@ -128,9 +130,7 @@ def restored_cotangents(decision: Decision, plan: Plan) -> Cotangents | None:
             do="plan this model again with these versions",
         )
     moved = sum(c.bytes for c in plan.collectives if c.phase == "backward")
-    return Cotangents(
-        frozenset(planned.ops), frozenset(planned.parameters), frozenset(classes), frozenset(live), moved
-    )
+    return Cotangents(frozenset(planned.ops), frozenset(planned.parameters), frozenset(classes), frozenset(live), moved)
 
 
 def _classes(decision: Decision, forbidden: frozenset[str]) -> tuple[dict[str, _Class], set[str]]:

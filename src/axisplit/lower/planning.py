@@ -21,6 +21,7 @@ from axisplit.lower.cotangents import choose_cotangents, planned_cotangents, res
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, prove_programs, ways_in
 from axisplit.lower.places import Refusal, wrappable
+from axisplit.lower.reads import reads_on_parts
 from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
@@ -296,6 +297,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         no_backward=found.no_backward,
         states=lowered.states,
         cotangents=planned_cotangents(decision.cotangents),
+        reads=reads_on_parts(decision, captured.folds),
     )
 
 

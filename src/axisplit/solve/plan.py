@@ -136,6 +136,17 @@ class CotangentPlan:
 
 
 @dataclass(frozen=True)
+class ReadsPlan:
+    """Where ops on parts read what every rank holds whole (`lower.reads`): the modules that read activations so, the
+    parameters that are read only so, and those that are read otherwise too.
+    """
+
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]
+    mixed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A way to split one model over `ranks` ranks."""
 
@@ -166,6 +177,7 @@ class Plan:
     no_backward: str = ""  # why gradients could not be derived; "" where they are
     states: tuple[str, ...] = ()  # attributes in which modules keep state; parts begin without
     cotangents: CotangentPlan | None = None  # None without backward, and in files from before it was kept
+    reads: ReadsPlan | None = None  # None in files from before it was kept
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -230,17 +242,19 @@ class Plan:
 
         return render_plan(self)
 
-    def to_hf_tp_plan(self) -> dict[str, str]:
-        """As a `tp_plan` of transformers. Raises: LayoutError that names everything its styles cannot express."""
+    def to_hf_tp_plan(self, training: bool = True) -> dict[str, str]:
+        """As a `tp_plan` of transformers, with right gradients unless only inference is wanted (`training=False`).
+        Raises: LayoutError that names everything its styles cannot express.
+        """
         from axisplit.export import to_hf_tp_plan
 
-        return to_hf_tp_plan(self)
+        return to_hf_tp_plan(self, training)
 
-    def to_parallelize_plan(self) -> str:
+    def to_parallelize_plan(self, training: bool = True) -> str:
         """As Python source of a dict for torch's `parallelize_module`. Raises: LayoutError as `to_hf_tp_plan`."""
         from axisplit.export import to_parallelize_plan
 
-        return to_parallelize_plan(self)
+        return to_parallelize_plan(self, training)
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -291,8 +305,8 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         for name in ("constraints", "excluded", "assumed", "domain", "calls", "warnings"):
             made[name] = tuple(data[name])
         made["states"] = tuple(data.get("states", ()))
-        cotangents = data.get("cotangents")
-        made["cotangents"] = None if cotangents is None else CotangentPlan(**_tuples(cotangents))
+        later = {"cotangents": CotangentPlan, "reads": ReadsPlan}
+        made.update({key: kind(**_tuples(data[key])) for key, kind in later.items() if data.get(key) is not None})
         return Plan(**made)
     except (KeyError, TypeError) as error:
         raise InputError(
