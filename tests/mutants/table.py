@@ -38,6 +38,7 @@ DISCOVER = ("tests/axes/test_discover.py",)
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
+EXPORT = ("tests/auditing/test_export.py", "-k", "training_only or older")
 TRAINING = ("tests/test_training.py",)
 STATES = ("tests/lower/test_guard.py", "-k", "forgotten")
 
@@ -231,6 +232,16 @@ MUTANTS: dict[str, list[Mutant]] = {
             "training.py", "total = group.all_reduce_max(together", "total = group.all_reduce_sum(together", TRAINING
         ),
         Mutant("lower/apply.py", "slice(low, low + b - a) for", "slice(a, b) for", TRAINING),
+        Mutant("lower/planning.py", "cotangents=restored_cotangents(decision, plan)", "cotangents=None", BACKWARD),
+        Mutant(
+            "proof/verify.py",
+            "elif decision.cotangents is not None and given.gradient != wanted.gradient:",
+            "elif False:",
+            BACKWARD,
+        ),
+        Mutant("lower/reads.py", "inputs <= found | fixed and ", "", EXPORT),
+        Mutant("lower/reads.py", "if alone else {on_parts}", "if False else {on_parts}", EXPORT),
+        Mutant("export.py", 'if styles.get(module) not in ("colwise", "colwise_gather_output"):', "if False:", EXPORT),
         Mutant("proof/gradients.py", "if observed > planned + slack or", "if", BACKWARD),
     ],
     "proof": [

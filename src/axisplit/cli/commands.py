@@ -125,11 +125,15 @@ def export(
     ] = False,
 ) -> None:
     """Print a plan in the words of transformers or torch, or say what they cannot express."""
+    from axisplit.export import SUMMED
     from axisplit.solve.plan import Plan
 
     found = Plan.load(plan_file)
     if form is ExportFormat.hf:
-        show_json(found.to_hf_tp_plan(training=not inference))
+        styles = found.to_hf_tp_plan(training=not inference)
+        if SUMMED in styles.values():
+            typer.echo(f"{SUMMED} sums .grad itself: zero gradients before each backward, do not accumulate", err=True)
+        show_json(styles)
     else:
         show(found.to_parallelize_plan(training=not inference))
 
