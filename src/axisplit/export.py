@@ -288,7 +288,9 @@ def _refusal(plan: Plan, target: str, problems: list[str], wrong: Sequence[str] 
         f"{target} cannot express this plan",
         where=f"{plan.model} on {plan.ranks} ranks",
         got="\n".join(folded[:_MOST_LINES] + more),
-        needed="matrices and tables in equal parts, nothing rewritten inside modules",
+        needed="matrices and tables in equal parts, nothing rewritten inside modules"
+        if problems
+        else "gradients that are whole, or summed by the styles of their modules",
         do="run it with axisplit, or leave these modules whole: keep=['*.self_attn.*', ...]"
         + ("" if problems else "; for inference alone: training=False (--inference)"),
     )
