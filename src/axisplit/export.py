@@ -206,7 +206,7 @@ def _style(weight: ParameterPlan, ranks: int, places: list[PlacePlan]) -> str:
         return f"dim {dims[0]} as {held}: only one equal part after the other"
     kinds = {(place.where, step.kind) for place in places for step in place.steps}
     if dims[0] == 0:
-        if any(where == "lookup" for where, _ in kinds):
+        if any(kind == "lookup" for _, kind in kinds):
             return "embedding_rowwise"
         return "colwise_gather_output" if ("output", "all_gather") in kinds else "colwise"
     if kinds & {("output", "pad"), ("output", "all_gather")}:
@@ -268,6 +268,7 @@ def _place(place: PlacePlan, styles: Mapping[str, Style]) -> Iterator[str]:
     for step in place.steps:
         own = {
             ("lookup", "lookup"): style == "embedding_rowwise",
+            ("call", "lookup"): style == "embedding_rowwise",  # inside the module, whose result is summed all the same
             ("output", "pad"): style == "embedding_colwise",
             ("output", "all_gather"): style in ("colwise_gather_output", "embedding_colwise"),
             ("input", "take"): style == "rowwise_split_input",

@@ -113,7 +113,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/record.py", "    if wanted == given:\n", "    if len(wanted) == len(given):\n", PHASES),
         Mutant("capture/record.py", "return index + 2 if frame", "return index if frame", WARM),
         Mutant("capture/randomness.py", "if reaching.intersection(node.outputs):", "if True:", DRAWS),
-        Mutant("proof/numbers.py", "= tensor.clone()", "= tensor", DRAWS),
+        Mutant("proof/numbers.py", "else tensor.clone()", "else tensor", DRAWS),
         Mutant("lower/apply.py", "    forget(model, plan.states)\n", "", STATES),
     ],
     "lower": [
