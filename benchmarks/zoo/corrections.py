@@ -26,13 +26,16 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
         "patcher_config.num_key_value_heads": 4, "encoder_config.num_key_value_heads": 4,
         "decoder_config.num_key_value_heads": 4, "global_config.num_key_value_heads": 4,
     },
+    "blip-2": {"image_token_index": 5},
     "bros": {"dim_bbox_sinusoid_emb_2d": 16, "dim_bbox_sinusoid_emb_1d": 2, "dim_bbox_projection": 16},
+    "chameleon": {"vocabulary_map": {"<image>": 5, "IMGIMGBBBAZ": 6}},
     "dab-detr": {"query_dim": 4},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 128, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "depth_pro": {"intermediate_hook_ids": [1, 0]},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "gemma4_assistant": {
@@ -93,6 +96,7 @@ CONFIGS |= {
     },
 }  # fmt: skip
 REMOVED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), ("feature_size",)),
     "zamba": ("layer_types", "hybrid_layer_ids"),
     "zamba2": ("layer_types", "hybrid_layer_ids"),
 }
@@ -171,6 +175,12 @@ def _kosmos2(model: Any) -> Inputs:
     }
 
 
+def _blip(model: Any) -> Inputs:
+    ids, size = _ids(), model.config.vision_config.image_size
+    ids[:, : model.config.num_query_tokens] = model.config.image_token_index
+    return {"input_ids": ids, "pixel_values": _floats(BATCH, 3, size, size)}
+
+
 def _decision(model: Any) -> Inputs:
     steps = 6
     return {
@@ -196,13 +206,16 @@ def _query_former(model: Any) -> Inputs:
     }
 
 
-def _frames(length: int, model: Any, mels: int) -> Inputs:
+def _frames(length: int, mels: int) -> Inputs:
     """Sound as [B, length, mels], nothing of it padding."""
-    mels = getattr(model.config, "num_mel_bins", mels)
     return {
         "input_features": _floats(BATCH, length, mels),
         "input_features_mask": torch.ones(BATCH, length, dtype=torch.long),
     }
+
+
+def _stacked_frames(model: Any) -> Inputs:
+    return _frames(32, model.config.num_mel_bins * model.config.num_stacked_frames)
 
 
 def _channels_first(model: Any) -> Inputs:
@@ -217,8 +230,11 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "blt": lambda _: {"input_ids": _ids(), "use_cache": False},
     "clap_audio_model": lambda _: {"input_features": _floats(BATCH, 1, 64, 64)},
     "decision_transformer": _decision,
+    "depth_pro": lambda _: {"pixel_values": _floats(BATCH, 3, 64, 64)},
     "efficientloftr": lambda _: {"pixel_values": _floats(1, 2, 3, 64, 64)},
-    "fun_asr_nano_encoder": lambda model: _frames(32, model, 560),
+    "blip-2": _blip,
+    "fun_asr_nano_encoder": _stacked_frames,
+    "gemma4_audio": lambda _: {"input_features": _floats(BATCH, 64, 128)},
     "kosmos-2": _kosmos2,
     "lxmert": _lxmert,
     "muse_glimmer_assistant": lambda _: {"noise_embeds": _floats(BATCH, LENGTH, 64)},

@@ -17,9 +17,9 @@ from benchmarks.zoo.fields import BATCH, LENGTH, VOCAB
 from benchmarks.zoo.shrink import is_int
 
 Inputs = dict[str, Any]
-VARIANTS = range(7)
+VARIANTS = range(8)
 FIRST_TOKEN, LAST_TOKEN = 16, 100  # clear of special tokens at both ends of the small vocabulary
-_VARIED = {"pixel_values", "input_features", "input_values", "hidden_states", "past_values"}
+_VARIED = {"pixel_values", "input_features", "audio_mel", "input_values", "hidden_states", "past_values"}
 _ALONGSIDE = (  # beside input_ids
     (), ("pixel_values",), ("decoder_input_ids",), ("bbox",), ("input_features",), ("pixel_values", "bbox"),
     ("input_values",), ("visual_feats", "visual_pos"),
@@ -28,7 +28,9 @@ _ALONE = (
     ("pixel_values",), ("pixel_values_videos",), ("input_values",), ("input_features",),
     ("input_features", "decoder_input_ids"), ("input_values", "decoder_input_ids"),
     ("pixel_values", "decoder_input_ids"), ("inputs_embeds",), ("hidden_states",), ("hidden_states", "grid_thw"),
-    ("past_values",),
+    ("past_values",), ("input_features", "input_features_mask"), ("audio_mel", "audio_mel_mask"),
+    ("pixel_values", "pixel_position_ids"),
+    ("past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"),
 )  # fmt: skip
 
 
@@ -142,7 +144,7 @@ class _Maker:
 
     @property
     def mels(self) -> int:
-        names = ("num_mel_bins", "n_mels", "input_feat_per_channel", "feature_size", "input_dim")
+        names = ("num_mel_bins", "n_mels", "input_feat_per_channel", "input_feat_size", "feature_size", "input_dim")
         return self.size(*names, default=16)
 
     @property
@@ -153,6 +155,8 @@ class _Maker:
         side, temporal = self.image, self.size("temporal_patch_size", default=2)
         if self.variant == 3:
             return self.floats(16, temporal * self.patch_values)
+        if self.variant == 7:
+            return self.floats(16, self.patch_values)
         if self.variant == 6:
             return self.floats(BATCH, 16, self.patch_values)
         middle = {4: (1,), 5: (self.frames,)}.get(self.variant, ())
@@ -164,8 +168,13 @@ class _Maker:
 
     def features(self) -> Tensor:
         length = 2 * self.size("max_source_positions", default=32)
-        shape = {1: (length, self.mels), 2: (self.mels, 100)}.get(self.variant, (self.mels, length))
-        return self.floats(BATCH, *shape)
+        shapes = {1: (length, self.mels), 2: (self.mels, 100), 3: (1, 64, 64)}
+        return self.floats(BATCH, *shapes.get(self.variant, (self.mels, length)))
+
+    def frames_mask(self) -> Tensor:
+        """Of `features`: no frame is padding."""
+        length = {2: 100, 3: 64}.get(self.variant, 2 * self.size("max_source_positions", default=32))
+        return torch.ones(BATCH, length, dtype=torch.long)
 
     def values(self) -> Tensor:
         length = self.size("max_length", default=64)
@@ -175,7 +184,17 @@ class _Maker:
     def series(self) -> Tensor:
         length = self.size("context_length", default=64)
         inputs = max(1, self.size("num_input_channels", "input_size", default=1))
-        return self.floats(BATCH, length, inputs) if self.variant == 0 else self.floats(BATCH, length)
+        shapes = {0: (length, inputs), 2: (self.past,)}
+        return self.floats(BATCH, *shapes.get(self.variant, (length,)))
+
+    @property
+    def past(self) -> int:
+        """Steps of a series that a model looks back at: what it encodes, and what that lags behind."""
+        lags: list[int] = getattr(self.config, "lags_sequence", None) or [0]
+        return self.size("context_length", default=64) + max(lags)
+
+    def time_features(self, steps: int) -> Tensor:
+        return self.floats(BATCH, steps, getattr(self.config, "num_time_features", 0))
 
     def hidden(self) -> Tensor:
         if self.variant == 3:
@@ -223,5 +242,13 @@ _MAKERS: dict[str, Callable[[_Maker], Tensor]] = {
     "waveform": lambda maker: maker.floats(BATCH, 1, 4000),
     "spectrogram": lambda maker: maker.floats(BATCH, LENGTH, maker.mels),
     "past_values": _Maker.series,
+    "past_time_features": lambda maker: maker.time_features(maker.past),
+    "past_observed_mask": lambda maker: torch.ones(BATCH, maker.past),
+    "future_values": lambda maker: maker.floats(BATCH, maker.size("prediction_length", default=4)),
+    "future_time_features": lambda maker: maker.time_features(maker.size("prediction_length", default=4)),
+    "input_features_mask": _Maker.frames_mask,
+    "audio_mel": lambda maker: maker.floats(BATCH, 64, maker.mels),
+    "audio_mel_mask": lambda maker: torch.zeros(BATCH, 64, dtype=torch.bool),
+    "pixel_position_ids": lambda maker: torch.cartesian_prod(*[torch.arange(4)] * 2).expand(BATCH, 16, 2),
     "time_series": _Maker.series,
 }
