@@ -6,17 +6,19 @@ python -m benchmarks.coverage [--ranks 2,3,4] [--heads causal,base] [--only PATT
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
-from benchmarks.coverage import hand, machine, report, store
+from benchmarks.coverage import hand, machine, report, sample, store
+from benchmarks.coverage.real import on_real_ranks
 from benchmarks.coverage.record import OUTCOMES, Case, Record
 from benchmarks.coverage.workers import Limits, run_cases
 
@@ -29,6 +31,17 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.nice(options.nice)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children are ended, too
+    records = run(options)
+    about = {**machine.about(), "asked for": asked(options)}
+    if options.out is not None:
+        report.write(options.out, about, records, hand.load())
+    if options.json:
+        sys.stdout.write(report.data(about, records, hand.load()))
+    return 0
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    """Every case that was asked for, then a sample of them on real ranks; all goes to the work file as it comes."""
     from benchmarks.coverage import zoo_work
     from benchmarks.zoo import model_types
 
@@ -43,19 +56,29 @@ def main() -> int:
     code = machine.code_digest(ROOT)
     done = {case: r for case, r in store.load(options.work).items() if keeps(r, code, options.any_code, options.again)}
     left = [[case for case in group if case not in done] for group in groups]
-    if any(left):
+    limits = Limits(options.timeout, WALL_FACTOR * options.timeout, options.memory_gib, options.later_timeout)
+    logs, files = options.work.parent / "logs", options.work.parent / "parcels"
+    if any(left) or options.real:
         zoo_work.warm()
-    limits = Limits(options.timeout, WALL_FACTOR * options.timeout, options.memory_gib)
+
+    def take(found: Iterator[Record], progress: Progress) -> None:
+        for record in found:
+            done[record.case] = replace(record, code=code)
+            store.append(options.work, done[record.case])
+            progress.show(record)
+
     progress = Progress(sum(map(len, groups)), [done[c] for group in groups for c in group if c in done])
-    for record in run_cases(left, zoo_work.measure_models, limits, options.jobs, options.work.parent / "logs"):
-        record = replace(record, code=code)
-        store.append(options.work, record)
-        done[record.case] = record
-        progress.show(record)
-    if options.out is not None:
-        about = {**machine.about(), "asked for": asked(options)}
-        report.write(options.out, about, [done[case] for group in groups for case in group], hand.load())
-    return 0
+    take(run_cases(left, zoo_work.measure_models, limits, options.jobs, logs), progress)
+    records = [done[case] for group in groups for case in group]
+
+    def pack_all(cases: Sequence[Case]) -> Iterator[Record]:
+        work = partial(zoo_work.pack_models, folder=files)
+        return run_cases([[case] for case in cases], work, limits, options.jobs, logs)
+
+    wanted = [done[case] for case in sample.stratified(records, options.real)]
+    missing = [record for record in wanted if record.real_equal is None]
+    take(on_real_ranks(missing, pack_all, files), Progress(len(wanted), []))
+    return [done[case] for group in groups for case in group]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -68,23 +91,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--only", default="*", metavar="PATTERN,…", help="model types that match")
     add("--sample", type=int, metavar="N", help="so many model types in all, always the same")
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="models at a time; one for each core")
+    add("--real", type=int, default=60, metavar="N", help="so many cases also on real ranks, of every kind; 60")
     add("--timeout", type=float, default=300.0, metavar="S", help="CPU seconds for a case; 300")
+    add("--later-timeout", type=float, default=100.0, metavar="S", help="to generate, and for gradients; 100 each")
     add("--memory-gib", type=float, default=8.0, metavar="GIB", help="memory of a case; 8")
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep what the work file has")
     add("--any-code", action="store_true", help="of the work file keep also what another state of the source gave")
     add("--again", type=words, default=(), metavar="OUTCOME,…", help="measure again what ended so: refused,timeout")
     add("--work", type=Path, default=ROOT / "build" / "coverage.jsonl", metavar="FILE", help="the work file")
     add("--out", type=Path, metavar="DIR", help="write coverage.md and coverage.json there")
+    add("--json", action="store_true", help="print what coverage.json holds")
     add("--nice", type=int, default=10, metavar="N", help="how much to yield to other processes; 10")
     return parser.parse_args(arguments)
 
 
 def asked(options: argparse.Namespace) -> str:
     """The choice of cases and their limits, for the page."""
-    sample = "" if options.sample is None else f", a sample of {options.sample}"
+    some = "" if options.sample is None else f", a sample of {options.sample}"
     ranks = ", ".join(map(str, options.ranks))
     return (
-        f"{' and '.join(options.heads)} heads at {ranks} ranks, model types {options.only}{sample}; at most "
+        f"{' and '.join(options.heads)} heads at {ranks} ranks, model types {options.only}{some}; at most "
         f"{options.timeout:g} s of CPU and {options.memory_gib:g} GiB for each"
     )
 
@@ -109,12 +135,12 @@ def heads(text: str) -> tuple[str, ...]:
     return found
 
 
-def chosen(names: list[str], pattern: str, sample: int | None) -> list[str]:
+def chosen(names: list[str], pattern: str, count: int | None) -> list[str]:
     """The names that match, or a sample of them that stays the same as long as their names do."""
     matching = [name for name in names if any(fnmatchcase(name, part) for part in pattern.split(","))]
-    if sample is None:
+    if count is None:
         return matching
-    return sorted(sorted(matching, key=lambda name: hashlib.sha256(name.encode()).digest())[:sample])
+    return sorted(sorted(matching, key=sample.order)[:count])
 
 
 class Progress:
@@ -133,6 +159,7 @@ class Progress:
         print(
             f"{record.model} {record.head} {record.ranks}: {record.outcome} {record.reason[:120]}\n"
             f"  {done}/{self._total}: {counts} · {pace * (self._total - done) / 60:.0f} min left",
+            file=sys.stderr,
             flush=True,
         )
 

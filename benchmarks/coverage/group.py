@@ -7,16 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks.coverage.record import OUTCOMES, Outcome, Record
-
-LEAST_SPLIT = 0.9  # of the parameter bytes; below it a model counts as falling short though it is equal
+from benchmarks.coverage.record import Outcome, Record
+from benchmarks.coverage.totals import LEAST_SPLIT
 
 
 @dataclass(frozen=True)
 class Shortfall:
     """Cases that ended alike: one outcome, one stage, one reason but for names and numbers."""
 
-    kind: str  # an outcome that is not "equal", or "generates otherwise", or "little is split"
+    kind: str  # one of `KINDS`
     stage: str
     signature: str
     records: tuple[Record, ...]
@@ -36,8 +35,11 @@ class Shortfall:
         return next(text for kind, _, text in _reasons(record) if kind == self.kind)
 
 
-GENERATES, LITTLE = "generates otherwise", "little is split"
-KINDS: tuple[str, ...] = (*(o for o in OUTCOMES if o != "equal"), GENERATES, LITTLE)
+GENERATES, GRADIENTS, NO_GRADIENTS = "generates otherwise", "gradients differ", "gradients not compared"
+REAL, LITTLE = "other on real ranks", "little is split"
+KINDS: tuple[str, ...] = (
+    "different", "error", "timeout", "refused", GENERATES, GRADIENTS, REAL, LITTLE, NO_GRADIENTS, "does not run",
+)  # fmt: skip
 
 
 def label(record: Record) -> str:
@@ -60,6 +62,12 @@ def _reasons(record: Record) -> Iterable[tuple[str, str, str]]:
         yield outcome, record.stage, record.reason
     if record.generate_equal is False:
         yield GENERATES, "generate", record.generate_reason
+    if record.gradients_equal is False:
+        yield GRADIENTS, "gradients", record.gradients_reason
+    elif record.gradients_reason:
+        yield NO_GRADIENTS, "gradients", record.gradients_reason
+    if record.real_equal is False:
+        yield REAL, "real", record.real_reason
     if outcome == "equal" and record.split_fraction is not None and record.split_fraction < LEAST_SPLIT:
         yield LITTLE, "", "; ".join(record.kept_whole)
 

@@ -1,4 +1,4 @@
-"""One case: build, plan, verify, check on our own, generate; everything that goes wrong becomes the record's reason."""
+"""One case: plan, verify, check on our own, generate, gradients; all that goes wrong becomes the record's reasons."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import torch
 
 import axisplit
 from axisplit.errors import AxisplitError
-from benchmarks.coverage import check
+from benchmarks.coverage import check, gradients
+from benchmarks.coverage.family import family
 from benchmarks.coverage.record import Case, Outcome, Record
 
-Announce = Callable[[str], None]
+Announce = Callable[[str, Record], None]
 _PACKAGE = str(Path(axisplit.__file__).parent)
 
 
 def measure(case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> Record:
-    """Everything a record says of a model that was built; `announce` is told the stage before it begins."""
+    """Everything a record says of a model that was built; `announce` is told each stage before it begins, and what is
+    known by then.
+    """
     return _Measurement(case, model, inputs, announce).run()
 
 
@@ -37,23 +40,29 @@ class _Measurement:
 
     def __init__(self, case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> None:
         self.case, self.model, self.inputs, self.announce = case, model, inputs, announce
-        self.fields: dict[str, Any] = {}
+        self.fields: dict[str, Any] = {"family": family(model, inputs)}
         self.outcome: Outcome = "equal"
+        self.begin = cpu_s()
 
     def run(self) -> Record:
-        begin = cpu_s()
         plan = self._guarded("plan", self._plan)
         if plan is not None:
             self._guarded("verify", lambda: self._verify(plan))
             self._guarded("check", lambda: self._check(plan))
             if self.case.head == "causal":
-                self.announce("generate")
+                self.announce("generate", self.record())
                 self.fields |= generation(plan, self.model, self.inputs)
-        self.fields["cpu_s"] = round(cpu_s() - begin, 2)
-        return Record(self.case.model, self.case.head, self.case.ranks, self.outcome, **self.fields)
+            self.announce("gradients", self.record())
+            self.fields |= backward(plan, self.model, self.inputs)
+        return self.record()
+
+    def record(self) -> Record:
+        """What is known by now."""
+        known = {**self.fields, "cpu_s": round(cpu_s() - self.begin, 2)}
+        return Record(self.case.model, self.case.head, self.case.ranks, self.outcome, **known)
 
     def _guarded(self, stage: str, step: Callable[[], Any]) -> Any:
-        self.announce(stage)
+        self.announce(stage, self.record())
         try:
             return step()
         except AxisplitError as error:
@@ -98,13 +107,12 @@ class _Measurement:
 def plan_figures(plan: axisplit.Plan) -> dict[str, Any]:
     """What a record says of a plan."""
     first = [c for c in plan.collectives if c.phase == plan.collectives[0].phase]
-    per_payload = {"all_reduce": 2 * (plan.ranks - 1) / plan.ranks, "all_gather": plan.ranks - 1}
     return {
         "total_bytes": plan.total_bytes,
         "split_fraction": round(plan.split_fraction, 4),
         "collectives": sum(c.count for c in first),
         "comm_bytes_per_rank": plan.comm_bytes_per_rank,
-        "payload_bytes": round(sum(c.bytes / per_payload[c.kind] for c in first)),
+        "lower_bound_bytes": plan.lower_bound_bytes,
         "optimal": plan.optimal,
         "tiers": dict(Counter(plan.tiers.values())),
         "captured_fraction": round(plan.captured_fraction, 4),
@@ -144,6 +152,24 @@ def generation(plan: axisplit.Plan, model: torch.nn.Module, inputs: dict[str, An
         return {"generate_equal": False, "generate_reason": f"{one_line(error)} {place_of(error)}"}
     wrong = [rank for rank, tokens in enumerate(parts) if not torch.equal(tokens, whole)]
     return {"generate_equal": not wrong, "generate_reason": f"other tokens on ranks {wrong}" if wrong else ""}
+
+
+def backward(plan: axisplit.Plan, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Whether every rank's gradients are its shards of the whole model's; None with a reason if that cannot be said."""
+    try:
+        mode, found = gradients.measured(model, inputs, plan)
+    except gradients.NoGradients as error:
+        return {"gradients_reason": one_line(error)}
+    except Exception as error:
+        return {"gradients_equal": False, "gradients_reason": f"{one_line(error)} {place_of(error)}"}
+    fields = {"gradients_mode": mode, "gradients_error": found.max_error, "gradients_bound": found.bound}
+    if not found.equal:
+        errors = f"error {found.max_error:.2g}, bound {found.bound:.2g}, in float64 {found.exact_error:.2g}"
+        return {**fields, "gradients_equal": False, "gradients_reason": f"{found.parameter}: {errors}"}
+    if found.control_caught is False:
+        unseen = [name for name, error in found.control_errors.items() if error <= 10 * found.bound]
+        return {**fields, "gradients_reason": f"control not caught: {', '.join(unseen)}"}
+    return {**fields, "gradients_equal": True}
 
 
 def cpu_s() -> float:

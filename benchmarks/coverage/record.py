@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 Outcome = Literal["equal", "different", "refused", "error", "timeout", "does not run"]
 OUTCOMES: tuple[Outcome, ...] = ("equal", "different", "refused", "error", "timeout", "does not run")
 Head = Literal["causal", "base"]
+LATER = ("generate", "gradients")  # stages after the outcome, with fields of their own
 
 
 @dataclass(frozen=True, order=True)
@@ -25,7 +26,8 @@ class Record:
 
     Errors `max_error` and `bound` are absolute, in float32, as `axisplit.verify` gives them; `exact_error` (verify's)
     and `independent_error` (this harness's own) are relative to each output's largest value, in float64. Bytes are
-    those that the busiest rank sends in the first phase (a forward, or the prefill). None where it was not reached.
+    those that the busiest rank sends in the first phase (a forward, or the prefill). None where it was not reached, or
+    could not be compared; the reason beside it says why.
 
     `outcome`:
         equal         verify says equal, its control was caught, and the independent check agrees
@@ -41,6 +43,7 @@ class Record:
     ranks: int
     outcome: Outcome
     reason: str = ""  # one line; empty if equal
+    family: str = ""  # see `family`; empty where the model could not be built
     stage: str = ""  # where the first failure was: build, plan, verify, check
     where: str = ""  # the innermost line of axisplit, and of the model, that an error passed through
     max_error: float | None = None
@@ -52,7 +55,7 @@ class Record:
     split_fraction: float | None = None
     collectives: int | None = None
     comm_bytes_per_rank: float | None = None
-    payload_bytes: float | None = None  # what one rank hands to collectives: the hand plans' measure
+    lower_bound_bytes: float | None = None
     optimal: bool | None = None
     tiers: dict[str, int] | None = None  # tier -> modules
     captured_fraction: float | None = None
@@ -61,7 +64,15 @@ class Record:
     warnings: tuple[str, ...] = ()
     generate_equal: bool | None = None
     generate_reason: str = ""
-    gradients_equal: bool | None = None  # not measured yet
+    gradients_equal: bool | None = None
+    gradients_reason: str = ""
+    gradients_mode: str = ""  # train, or eval with why; "planned" where the plan is one made for training
+    gradients_error: float | None = None
+    gradients_bound: float | None = None
+    real_equal: bool | None = None  # on real processes; None for all but a sample
+    real_reason: str = ""
+    real_error: float | None = None
+    real_bound: float | None = None
     plan_cpu_s: float | None = None
     cpu_s: float | None = None
     code: str = ""  # digest of the source that was measured
@@ -70,8 +81,19 @@ class Record:
     def case(self) -> Case:
         return Case(self.model, self.head, self.ranks)
 
+    def cut_off(self, stage: str, outcome: Outcome, reason: str, where: str) -> Record:
+        """What is known when a stage was ended from outside: the outcome stands once that is decided."""
+        if stage in LATER:
+            missed = {f"{name}_reason": reason for name in LATER[LATER.index(stage) :]}
+            return replace(self, **missed)  # type: ignore[arg-type]
+        if self.outcome != "equal":
+            return self
+        return replace(self, outcome=outcome, reason=reason, stage=stage, where=where)
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields that say something."""
+        standard = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != standard[name]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:

@@ -1,4 +1,4 @@
-"""Records as docs/coverage.md (a summary, what falls short, every model) and docs/coverage.json (everything)."""
+"""Records as docs/coverage.md (totals, what falls short, every model) and docs/coverage.json (everything)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.coverage.group import LEAST_SPLIT, Shortfall, label, shortfalls
-from benchmarks.coverage.hand import HandPlan
-from benchmarks.coverage.record import OUTCOMES, Case, Record
+from benchmarks.coverage.family import FAMILIES
+from benchmarks.coverage.group import Shortfall, label, shortfalls
+from benchmarks.coverage.hand import HandPlan, Standing, may_be_lower, standing
+from benchmarks.coverage.record import OUTCOMES, Record
+from benchmarks.coverage.totals import LEAST_SPLIT, Alike, HandPlans, Totals, share_of_bytes, totals
 
-HandPlans = Mapping[Case, HandPlan]
 INTRO = """# Coverage
 
 Every model type of transformers, tiny (two layers or one of each kind, width 64) and with random weights, planned,
-verified and generated with at several numbers of ranks, all simulated on one CPU. `equal` means that `verify` said so
-(law, program, numbers, control) and that a second check, written apart from it, found every output of a forward pass in
-float64 equal to the whole model's. `axisplit bench coverage` makes this page; its configs, inputs and limits are in
-`benchmarks/`, and everything below is in `coverage.json`.
+verified, generated with and differentiated at several numbers of ranks. `equal` means that `verify` said so (law,
+program, numbers, control) and that a second check, written apart from it, found every output of a forward pass in
+float64 equal to the whole model's. Ranks are simulated for all, and real (gloo processes) for a sample of every kind.
+`axisplit bench coverage` makes this page; its configs, inputs and limits are in `benchmarks/`, and everything below is
+in `coverage.json`.
+"""
+GRADIENTS = """Gradients: of every parameter on every rank, in training mode with dropout at 0 (in evaluation where
+training draws random numbers), by the plan of inference, or one made for training where that runs another program.
 """
 LEGEND = """Figures are for the numbers of ranks in the second column, in that order, once where they agree.
 
+- error / bound: the largest in float32, at the number of ranks where it comes closest to its bound
 - split: percent of the parameter bytes
 - collectives and bytes: of one forward pass (a prefill, where the model generates), as the busiest rank sends them
-- hand: outcome and split of the hand plan, and the bytes that a rank hands to collectives in it / in ours
+- hand: the hand plan's outcome, and split and bytes if that is equal
 - tiers: modules with hooks only (n), with attributes (a) or expressions (e) changed, or with a captured program (c)
 - generates: greedy tokens with the model's own cache are the whole model's
+- gradients: are the shards of the whole model's
+- real: the same on real processes
 """
+YES = {True: "yes", False: "no", None: "–"}
 
 
 def write(directory: Path, about: Mapping[str, str], records: Iterable[Record], hand: tuple[str, HandPlans]) -> None:
     """Write coverage.md and coverage.json, whole or not at all."""
-    ordered = sorted(records, key=lambda record: (record.head != "causal", record.model.lower(), record.ranks))
+    ordered = in_order(records)
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in (("coverage.md", page(about, ordered, hand)), ("coverage.json", data(about, ordered, hand))):
         scratch = directory / f"{name}.partial"
@@ -41,17 +50,24 @@ def write(directory: Path, about: Mapping[str, str], records: Iterable[Record], 
         scratch.replace(directory / name)
 
 
+def in_order(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: (record.head != "causal", record.model.lower(), record.ranks))
+
+
 def data(about: Mapping[str, str], records: Sequence[Record], hand: tuple[str, HandPlans]) -> str:
-    """One record a line, so that a difference can be read."""
-    lines = [json.dumps(_joined(record, hand[1].get(record.case))) for record in records]
+    """One record a line, so that a difference can be read; of each the fields that say something."""
+    lines = [json.dumps(_joined(record, hand[1].get(record.case)), separators=(",", ":")) for record in records]
     head = json.dumps({**about, "hand_plans": hand[0]}, indent=1)
+    counted = ",\n".join(json.dumps(each.to_json()) for each in totals(records, hand[1]))
     body = ",\n".join(lines)
-    return f'{{"about": {head},\n"records": [\n{body}\n]}}\n'
+    return f'{{"about": {head},\n"totals": [\n{counted}\n],\n"records": [\n{body}\n]}}\n'
 
 
 def _joined(record: Record, plan: HandPlan | None) -> dict[str, Any]:
-    known = None if plan is None else {**vars(plan)}
-    return {**record.to_json(), "hand_plan": known}
+    if plan is None or not plan.tried:
+        return record.to_json()
+    known = {name: value for name, value in vars(plan).items() if value}
+    return {**record.to_json(), "hand_plan": {**known, "standing": standing(record, plan)}}
 
 
 def page(about: Mapping[str, str], records: Sequence[Record], hand: tuple[str, HandPlans]) -> str:
@@ -59,55 +75,103 @@ def page(about: Mapping[str, str], records: Sequence[Record], hand: tuple[str, H
     codes = Counter(record.code for record in records if record.code)
     states = {"source": ", ".join(f"{code} ({count} records)" for code, count in codes.most_common())} if codes else {}
     made_with = [f"- {name}: {value}" for name, value in {**about, **states}.items()]
-    parts = [INTRO, *made_with, "", "## Summary", "", *summary(records, hand[1]), "", f"Hand plans: {hand[0]}", ""]
+    counted = totals(records, hand[1])
+    parts = [INTRO, *made_with, "", "## Totals", "", *_totals(counted), "", GRADIENTS, *_captured(records), ""]
+    parts += ["## Beside plans made by hand", "", *_beside(counted, records, hand), ""]
+    parts += ["## On real ranks", "", *_real(records), ""]
     parts += ["## What falls short", "", *_falls_short(records)]
     parts += ["## All models", "", LEGEND, *_table(records, hand[1])]
     return "\n".join(parts) + "\n"
 
 
-# --- summary ----------------------------------------------------------------------------------------------------------
+# --- totals -----------------------------------------------------------------------------------------------------------
 
 
-def summary(records: Sequence[Record], hand: HandPlans) -> list[str]:
-    """For each head and number of ranks: outcomes, generation, bytes, and the same of the hand plans."""
-    columns = ["head", "ranks", "runs", *OUTCOMES[:-1], "generates alike", "hand plans: equal", "bytes beside them"]
-    rows = []
-    for head, ranks in dict.fromkeys((r.head, r.ranks) for r in sorted(records, key=lambda r: (r.head, r.ranks))):
-        rows.append(_summary_row([r for r in records if (r.head, r.ranks) == (head, ranks)], hand))
-    return table(columns, rows)
+def _totals(counted: Sequence[Totals]) -> list[str]:
+    columns = ["head", "ranks", *OUTCOMES, f"≥ {LEAST_SPLIT:.0%} split", "bytes split", "captured"]
+    columns += ["generate alike", "gradients alike", "CPU min"]
+    return table(columns, [_totals_row(each) for each in counted])
 
 
-def _summary_row(records: list[Record], hand: HandPlans) -> list[str]:
-    runs = [r for r in records if r.outcome != "does not run"]
-    counts = [sum(r.outcome == outcome for r in runs) for outcome in OUTCOMES[:-1]]
-    generated = [r.generate_equal for r in runs if r.generate_equal is not None]
-    plans = [hand[r.case] for r in runs if r.case in hand]
-    tried = [plan for plan in plans if plan.tried]
-    by_hand = f"{sum(p.outcome == 'equal' for p in tried)} of {len(tried)} tried" if plans else "not measured"
+def _totals_row(each: Totals) -> list[str]:
     return [
-        records[0].head,
-        str(records[0].ranks),
-        f"{len(runs)} of {len(records)}",
-        *(str(count) if count else "" for count in counts),
-        f"{sum(generated)} of {len(generated)}" if generated else "",
-        by_hand,
-        _bytes_beside(runs, hand),
+        each.head,
+        str(each.ranks),
+        *(str(each.outcomes[outcome] or "") for outcome in OUTCOMES),
+        str(each.well_split),
+        percent(each.split_share),
+        percent(each.captured_share, 2),
+        str(each.generate),
+        str(each.gradients),
+        f"{each.cpu_s / 60:.0f}",
     ]
 
 
-def _bytes_beside(records: list[Record], hand: HandPlans) -> str:
-    """How often fewer, the same or more bytes than a hand plan that is equal, too, and the ratio of the sums."""
-    pairs = [
-        (record.payload_bytes, hand[record.case].payload_bytes)
-        for record in records
-        if record.outcome == "equal" and record.case in hand and hand[record.case].outcome == "equal"
-    ]
-    known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs]
-    if not known:
-        return ""
-    fewer, more = sum(a < b for a, b in known), sum(a > b for a, b in known)
-    ratio = sum(a for a, _ in known) / sum(b for _, b in known)
-    return f"fewer {fewer}, same {len(known) - fewer - more}, more {more}; {ratio:.2f} of theirs"
+def _captured(records: Sequence[Record]) -> list[str]:
+    """The share of parameters whose modules run a captured program, and whose those are."""
+    share = share_of_bytes(records, "captured_fraction")
+    shares: dict[str, float] = {}
+    for record in records:
+        if record.captured_fraction:
+            shares[label(record)] = max(shares.get(label(record), 0.0), record.captured_fraction)
+    models = len({label(record) for record in records if record.split_fraction is not None})
+    named = [f"{name} {percent(shares[name])}" for name in sorted(shares, key=lambda name: (-shares[name], name))]
+    head = f"Modules that need a captured program hold {percent(share, 2)} of all parameter bytes, in {len(shares)} of "
+    return [f"{head}{models} models{': ' if named else '.'}{', '.join(named)}"]
+
+
+# --- beside plans made by hand ----------------------------------------------------------------------------------------
+
+_LISTED: dict[Standing, str] = {
+    "worse": "Ours moves no fewer bytes and splits no more, and is worse in one of them",
+    "fewer bytes, less split": "Ours moves fewer bytes and splits less",
+    "more bytes, more split": "Ours moves more bytes and splits more",
+}
+_GOOD: tuple[Standing, ...] = ("fewer bytes at an equal split", "no more bytes, more split", "the same")
+
+
+def _beside(counted: Sequence[Totals], records: Sequence[Record], hand: tuple[str, HandPlans]) -> list[str]:
+    columns = ["head", "ranks", "hand plans: equal", "compared", *_GOOD, *reversed(_LISTED)]
+    rows = []
+    for each in counted:
+        counts = [each.standings.get(kind, 0) for kind in (*_GOOD, *reversed(_LISTED))]
+        compared = sum(counts)
+        if compared or each.hand_plans.of:
+            rows.append([each.head, str(each.ranks), str(each.hand_plans), str(compared), *map(str, counts)])
+    lines = [f"{hand[0]} Compared are those that are equal, by the bytes a rank sends.", "", *table(columns, rows), ""]
+    for kind, text in _LISTED.items():
+        found = [r for r in records if standing(r, hand[1].get(r.case)) == kind]
+        lines += [f"{text}: {len(found)}{'.' if not found else ':'}", "", *_pairs(found, hand[1])]
+    lower = [r for r in records if standing(r, hand[1].get(r.case)) and may_be_lower(r, hand[1][r.case])]
+    text = "Ours is not below though the bound on the optimum is (what the optimum needs could not be lowered)"
+    return [*lines, f"{text}: {', '.join(f'{label(r)} at {r.ranks}' for r in lower) or 'none'}."]
+
+
+def _pairs(records: Sequence[Record], hand: HandPlans) -> list[str]:
+    lines = []
+    for record in records:
+        theirs = hand[record.case]
+        ours = f"{record.comm_bytes_per_rank:,.0f} bytes, {percent(record.split_fraction)}"
+        other = f"{theirs.comm_bytes:,.0f} bytes, {percent(theirs.split_fraction)}"
+        lines.append(f"- {label(record)} at {record.ranks}: {ours}; by hand {other}")
+    return [*lines, ""] if lines else []
+
+
+# --- on real ranks ----------------------------------------------------------------------------------------------------
+
+
+def _real(records: Sequence[Record]) -> list[str]:
+    """How many of each kind of model were run on real processes."""
+    run = [record for record in records if record.real_equal is not None]
+    if not run:
+        return ["Not measured."]
+    ranks = sorted({record.ranks for record in run})
+    rows = []
+    for family in FAMILIES:
+        of = [record for record in run if record.family == family]
+        alike = [str(Alike.count(record.real_equal for record in of if record.ranks == n)) for n in ranks]
+        rows.append([family, *alike, ", ".join(sorted({label(record) for record in of}))])
+    return table(["kind", *(f"{n} ranks" for n in ranks), "models"], [row for row in rows if row[-1]])
 
 
 # --- what falls short -------------------------------------------------------------------------------------------------
@@ -130,7 +194,7 @@ def _item(shortfall: Shortfall, every: set[int]) -> str:
         name if set(ranks) == every else f"{name} at {', '.join(map(str, ranks))}"
         for name, ranks in shortfall.models.items()
     ]
-    stage = f" in {shortfall.stage}" if shortfall.stage not in ("", "build", "generate") else ""
+    stage = f" in {shortfall.stage}" if shortfall.stage in ("plan", "verify", "check") else ""
     return f"- {len(models)}{stage}: {_code(shortfall.example)} — {', '.join(models)}"
 
 
@@ -143,7 +207,8 @@ def _code(text: str, most: int = 300) -> str:
 
 
 def _table(records: Sequence[Record], plans: HandPlans) -> list[str]:
-    columns = ["model", "ranks", "outcome", "split", "collectives", "bytes", "hand", "tiers", "generates", "CPU s"]
+    columns = ["model", "ranks", "outcome", "error / bound", "split", "collectives", "bytes", "hand", "tiers"]
+    columns += ["generates", "gradients", "real", "CPU s"]
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(label(record), []).append(record)
@@ -155,23 +220,34 @@ def _row(name: str, group: list[Record], plans: HandPlans) -> list[str]:
         name,
         " ".join(str(r.ranks) for r in group),
         alike(r.outcome for r in group),
+        _closest(group),
         alike("–" if r.split_fraction is None else f"{100 * r.split_fraction:.1f}" for r in group),
         alike("–" if r.collectives is None else str(r.collectives) for r in group),
         alike("–" if r.comm_bytes_per_rank is None else f"{r.comm_bytes_per_rank:,.0f}" for r in group),
-        alike(_hand(r, plans.get(r.case)) for r in group),
+        alike(_hand(plans.get(r.case)) for r in group),
         alike(_tiers(r) for r in group),
-        alike({True: "yes", False: "no", None: "–"}[r.generate_equal] for r in group),
+        alike(YES[r.generate_equal] for r in group),
+        alike(YES[r.gradients_equal] for r in group),
+        alike(YES[r.real_equal] for r in group if r.real_equal is not None),
         f"{sum(r.cpu_s or 0.0 for r in group):.0f}",
     ]
 
 
-def _hand(record: Record, plan: HandPlan | None) -> str:
-    if plan is None:
+def _closest(group: list[Record]) -> str:
+    """The error and bound of the number of ranks at which they are closest."""
+    known = [(r.max_error, r.bound) for r in group if r.max_error is not None and r.bound is not None]
+    if not known:
         return "–"
-    if plan.outcome != "equal" or plan.split_fraction is None:
+    error, bound = max(known, key=lambda pair: pair[0] / pair[1] if pair[1] else pair[0])
+    return f"{error:.0e} / {bound:.0e}"
+
+
+def _hand(plan: HandPlan | None) -> str:
+    if plan is None or not plan.tried:
+        return "–"
+    if plan.outcome != "equal" or plan.split_fraction is None or plan.comm_bytes is None:
         return plan.outcome.lower()
-    ours = "–" if record.payload_bytes is None else f"{record.payload_bytes:,.0f}"
-    return f"equal {100 * plan.split_fraction:.1f} {plan.payload_bytes:,} / {ours}"
+    return f"{100 * plan.split_fraction:.1f}, {plan.comm_bytes:,.0f}"
 
 
 def _tiers(record: Record) -> str:
@@ -180,6 +256,10 @@ def _tiers(record: Record) -> str:
     counts = [f"{count}{tier[0]}" for tier, count in sorted(record.tiers.items(), key=lambda item: item[0])]
     share = f" ({100 * record.captured_fraction:.0f} % captured)" if record.captured_fraction else ""
     return " ".join(counts) + share
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def alike(texts: Iterable[str]) -> str:

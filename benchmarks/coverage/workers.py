@@ -4,7 +4,7 @@ Importing torch and transformers takes some ten seconds, a fork takes none. A ch
 all its cases, telling the parent over a pipe each stage it begins and each record it finishes. If it dies or is too
 late, the case it was at gets a record that says so, and a new child takes the cases after it.
 
-    child -> parent, one JSON object a line:  {"stage": "plan"}  or  {"record": {...}}
+    child -> parent, a line of JSON each:  {"stage": "build"}, {"stage": "verify", "so far": {...}}, {"record": {...}}
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.coverage.record import Case, Outcome, Record
+from benchmarks.coverage.record import LATER, Case, Outcome, Record
 
+BEGIN = ("build", "plan")  # stages at which the limits begin anew
 Tell = Callable[[dict[str, Any]], None]
 Work = Callable[[Sequence[Case], Tell], None]
-"""Measures cases of one model in a child: tells {"stage": ...} and {"record": ...}."""
+"""Measures cases of one model in a child: tells stages, what is known of a case before each, and records."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one case, or of building one model. Wall time is limited too: a child that waits for nothing uses no CPU."""
+    """Of one case, or of building one model, and once its outcome is known of each stage after that. Wall time is
+    limited too: a child that waits for nothing uses no CPU.
+    """
 
     cpu_s: float = 300.0
     wall_s: float = 900.0
     memory_gib: float = 8.0
+    later_cpu_s: float = 100.0
 
 
 @dataclass
@@ -49,6 +53,7 @@ class _Child:
     deadline: float
     log: Path
     stage: str = "build"
+    so_far: Record | None = None  # of the case it is at
     killed: bool = False
     received: bytearray = field(default_factory=bytearray)
 
@@ -109,8 +114,10 @@ def _be_child(cases: list[Case], work: Work, limits: Limits, writer: int, log: P
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
         def tell(message: dict[str, Any]) -> None:
-            if message.get("stage") in ("build", "plan"):
+            if message.get("stage") in BEGIN:
                 _allow_cpu(limits.cpu_s)
+            elif message.get("stage") in LATER:
+                _allow_cpu(limits.later_cpu_s)
             os.write(writer, json.dumps(message).encode() + b"\n")
 
         work(cases, tell)
@@ -138,10 +145,11 @@ def _read(child: _Child, data: bytes, limits: Limits) -> Iterator[Record]:
         message = json.loads(line)
         if "stage" in message:
             child.stage = message["stage"]
-        if "record" in message or message.get("stage") in ("build", "plan"):
+            child.so_far = Record.from_json(message["so far"]) if "so far" in message else None
+        if "record" in message or message.get("stage") in BEGIN:
             child.deadline = time.monotonic() + limits.wall_s
         if "record" in message:
-            record = Record.from_json(message["record"])
+            record, child.so_far = Record.from_json(message["record"]), None
             child.cases = [case for case in child.cases if case != record.case]
             yield record
 
@@ -164,13 +172,15 @@ def _end(child: _Child, limits: Limits) -> Iterator[Record]:
     at, child.cases = (child.cases, []) if building else (child.cases[:1], child.cases[1:])
     for case in at:
         ended: Outcome = "does not run" if building else outcome
-        yield Record(case.model, case.head, case.ranks, ended, reason, stage=child.stage, where=_stack(child))
+        known = child.so_far or Record(case.model, case.head, case.ranks, "equal")
+        yield known.cut_off(child.stage, ended, reason, _stack(child))
 
 
 def _why(child: _Child, status: int, limits: Limits) -> tuple[Outcome, str]:
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if ended_by == signal.SIGXCPU:
-        return "timeout", f"{limits.cpu_s:g} s of CPU passed in {child.stage}"
+        allowed = limits.later_cpu_s if child.stage in LATER else limits.cpu_s
+        return "timeout", f"{allowed:g} s of CPU passed in {child.stage}"
     if child.killed:
         return "timeout", f"{limits.wall_s:g} s passed in {child.stage}"
     if ended_by:

@@ -1,22 +1,28 @@
-"""What a child does: build a model of the zoo, measure it at every number of ranks it was given."""
+"""What a child does: build a model of the zoo, then measure it at every number of ranks, or pack it for real ranks."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import torch
 
 from axisplit.capture.trace import capture
-from benchmarks.coverage.measure import measure, not_built
-from benchmarks.coverage.record import Case
+from benchmarks.coverage.measure import measure, not_built, one_line
+from benchmarks.coverage.real import pack
+from benchmarks.coverage.record import Case, Record
 from benchmarks.coverage.workers import Tell
 from benchmarks.zoo import build
 
 
 def measure_models(cases: Sequence[Case], tell: Tell) -> None:
     """Build the one model of these cases and tell a record for each."""
+
+    def announce(stage: str, known: Record) -> None:
+        tell({"stage": stage, "so far": known.to_json()})
+
     warnings.simplefilter("ignore")
     tell({"stage": "build"})
     try:
@@ -26,7 +32,22 @@ def measure_models(cases: Sequence[Case], tell: Tell) -> None:
             tell({"record": not_built(case, error).to_json()})
         return
     for case in cases:
-        tell({"record": measure(case, model, inputs, lambda stage: tell({"stage": stage})).to_json()})
+        tell({"record": measure(case, model, inputs, announce).to_json()})
+
+
+def pack_models(cases: Sequence[Case], tell: Tell, folder: Path) -> None:
+    """Build the one model of these cases and write a parcel for each; a record is equal if that is there."""
+    warnings.simplefilter("ignore")
+    tell({"stage": "build"})
+    model, inputs = build(cases[0].model, cases[0].head)
+    for case in cases:
+        tell({"stage": "plan"})
+        try:
+            pack(case, model, inputs, folder)
+            record = Record(case.model, case.head, case.ranks, "equal")
+        except Exception as error:
+            record = Record(case.model, case.head, case.ranks, "error", one_line(error))
+        tell({"record": record.to_json()})
 
 
 def warm() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.coverage.record import Case, Record
 from benchmarks.coverage.workers import Limits, Tell, run_cases
 
-PATIENT = ("works", "never built", "burns time", "dies", "raises", "eats memory")
+PATIENT = ("works", "never built", "burns time", "dies", "raises", "eats memory", "dies late")
 IMPATIENT = ("waits for nothing",)
 
 
@@ -28,6 +28,11 @@ def work(cases: Sequence[Case], tell: Tell) -> None:
         tell({"stage": "plan"})
         if case.ranks == 3:
             misbehave(case.model)
+            if case.model == "dies late":
+                tell(
+                    {"stage": "generate", "so far": Record(case.model, case.head, 3, "equal", collectives=7).to_json()}
+                )
+                os.kill(os.getpid(), signal.SIGSEGV)
         tell({"record": Record(case.model, case.head, case.ranks, "equal").to_json()})
 
 

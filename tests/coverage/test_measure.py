@@ -10,7 +10,8 @@ import torch
 import axisplit
 from axisplit.proof.verify import Proof, Verdict
 from benchmarks.coverage import check
-from benchmarks.coverage.measure import measure
+from benchmarks.coverage.gradients import trainable
+from benchmarks.coverage.measure import backward, measure
 from benchmarks.coverage.record import Case
 from benchmarks.zoo import build
 
@@ -24,16 +25,17 @@ def gpt2():
 @pytest.mark.slow
 def test_a_record_of_each_head(gpt2):
     stages: list[str] = []
-    causal = measure(Case("gpt2", "causal", 2), *gpt2[:2], stages.append)
-    assert stages == ["plan", "verify", "check", "generate"]
+    causal = measure(Case("gpt2", "causal", 2), *gpt2[:2], lambda stage, _: stages.append(stage))
+    assert stages == ["plan", "verify", "check", "generate", "gradients"]
     assert (causal.outcome, causal.reason, causal.generate_equal, causal.control_caught) == ("equal", "", True, True)
     assert causal.independent_error <= check.TOLERANCE
     assert causal.max_error <= causal.bound
     assert causal.collectives == 6
-    assert causal.payload_bytes == causal.comm_bytes_per_rank, "as at two ranks"
-    base = measure(Case("vit", "base", 3), *build("vit", "base"), stages.append)
-    assert stages[-1] == "check"
-    assert (base.outcome, base.generate_equal, base.collectives) == ("equal", None, 6)
+    assert (causal.gradients_equal, causal.gradients_mode) == (True, "train")
+    assert not gpt2[0].training, "the model itself is left as it was"
+    base = measure(Case("vit", "base", 3), *build("vit", "base"), lambda stage, _: stages.append(stage))
+    assert stages[-2:] == ["check", "gradients"]
+    assert (base.outcome, base.generate_equal, base.collectives, base.family) == ("equal", None, 6, "vision")
 
 
 def test_the_check_of_our_own_sees_a_missing_collective(gpt2):
@@ -51,10 +53,39 @@ def test_verify_alone_does_not_make_a_record_equal(gpt2, monkeypatch):
     verdict = Verdict(True, 0.0, 1.0, 0.0, Proof(1, 1, ()), True)
     monkeypatch.setattr(axisplit, "plan", lambda *_, **__: without)
     monkeypatch.setattr(axisplit, "verify", lambda *_: verdict)
-    record = measure(Case("gpt2", "causal", 2), model, inputs, lambda _: None)
+    record = measure(Case("gpt2", "causal", 2), model, inputs, lambda *_: None)
     assert (record.outcome, record.stage, record.generate_equal) == ("different", "check", False)
     monkeypatch.setattr(axisplit, "verify", lambda *_: replace(verdict, control_caught=False))
-    assert measure(Case("gpt2", "causal", 2), model, inputs, lambda _: None).outcome == "refused"
+    assert measure(Case("gpt2", "causal", 2), model, inputs, lambda *_: None).outcome == "refused"
+
+
+def test_gradients_that_are_not_summed_are_seen(gpt2):
+    model, inputs, plan = gpt2
+    wrong = [replace(p, gradient="own") if p.kind == "parameter" else p for p in plan.parameters]
+    assert wrong != list(plan.parameters)
+    found = backward(replace(plan, parameters=tuple(wrong)), model, inputs)
+    assert found["gradients_equal"] is False
+
+
+def test_gradients_of_a_model_that_draws_in_training():
+    class Noisy(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x + torch.rand_like(x) if self.training else x).relu()
+
+    model, inputs = Noisy(8, 12).eval(), {"x": torch.ones(2, 8)}
+    found = backward(axisplit.plan(model, inputs, ranks=2), model, inputs)
+    assert (found["gradients_equal"], found["gradients_mode"]) == (True, "eval")
+
+
+def test_every_dropout_is_off():
+    model = build("gpt2", "causal")[0]
+    made = trainable(model)
+    rates = [m.p for m in made.modules() if isinstance(m, torch.nn.Dropout)]
+    assert made.training
+    assert rates
+    assert not any(rates)
+    assert model.config.attn_pdrop, "the model's own are left as they were"
+    assert not made.config.attn_pdrop
 
 
 class Broken(torch.nn.Module):
@@ -63,7 +94,7 @@ class Broken(torch.nn.Module):
 
 
 def test_what_goes_wrong_is_told_in_one_line():
-    record = measure(Case("broken", "base", 2), Broken(), {"x": torch.ones(1)}, lambda _: None)
+    record = measure(Case("broken", "base", 2), Broken(), {"x": torch.ones(1)}, lambda *_: None)
     assert (record.outcome, record.stage, record.split_fraction) == ("refused", "plan", None)
     assert record.reason.startswith("InputError: the model does not run on these inputs · where: Broken · got: x [1]")
     assert "\n" not in record.reason

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.coverage import store
 from benchmarks.coverage.__main__ import chosen, keeps
 from benchmarks.coverage.record import Case, Record
+from benchmarks.coverage.sample import stratified
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,11 +36,15 @@ def test_every_way_to_end(tmp_path):
         "dies": ("error", "plan", "the process died in plan: SIGSEGV"),
         "raises": ("error", "plan", "the process died in plan: exit status 1: KeyError: 'layers'"),
         "eats memory": ("error", "plan", "the process died in plan: exit status 1: MemoryError"),
+        "dies late": ("equal", "", ""),
     }
     beside = dict.fromkeys(at_three, ("equal", "", "")) | {"never built": at_three["never built"]}
     wanted = {Case(name, "causal", ranks): beside[name] for name in at_three for ranks in (2, 4)}
     assert ends == wanted | {Case(name, "causal", 3): end for name, end in at_three.items()}
     assert len(found) == len(ends)
+    late = next(record for record in found if (record.model, record.ranks) == ("dies late", 3))
+    assert (late.collectives, late.generate_equal, late.gradients_equal) == (7, None, None)
+    assert late.generate_reason == late.gradients_reason == "the process died in generate: SIGSEGV"
     where = {record.model: record.where for record in found if record.ranks == 3}
     assert "fake_work.py" in where["burns time"]
     assert "misbehave" in where["burns time"]
@@ -54,6 +61,31 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     assert store.load(work) == {records[1].case: records[1], records[2].case: records[2]}
     store.append(work, Record("d", "causal", 2, "equal"))
     assert Case("d", "causal", 2) in store.load(work)
+
+
+def test_what_was_known_is_kept():
+    known = Record("a", "causal", 2, "equal", split_fraction=0.9)
+    ended = known.cut_off("verify", "timeout", "late", "here")
+    assert (ended.outcome, ended.reason, ended.stage, ended.split_fraction) == ("timeout", "late", "verify", 0.9)
+    failed = Record("a", "causal", 2, "different", "other", stage="verify")
+    assert failed.cut_off("check", "timeout", "late", "here") == failed, "the first failure stands"
+    assert known.cut_off("gradients", "timeout", "late", "") == replace(known, gradients_reason="late")
+
+
+def test_samples_have_every_kind():
+    families = ["text"] * 50 + ["vision"] * 5 + ["audio"]
+    records = [
+        Record(f"model{i}", "base", ranks, "equal", family=name)
+        for i, name in enumerate(families)
+        for ranks in (2, 3, 4)
+    ]
+    unmeasured = Record("model99", "base", 2, "refused", family="other")
+    found = stratified([*records, unmeasured], 9)
+    kinds = Counter(families[int(case.model.removeprefix("model"))] for case in found)
+    assert kinds == {"text": 4, "vision": 4, "audio": 1}
+    assert Counter(case.ranks for case in found) == {2: 3, 3: 3, 4: 3}
+    assert found == stratified(records[::-1], 9)
+    assert len(stratified(records, 100)) == 56
 
 
 def test_what_is_measured_again():

@@ -1,0 +1,76 @@
+"""Gradients of one backward beside the whole model's, in training mode with every dropout at 0.
+Modes, the first that can be had:
+
+    train           by the plan that inference uses, where training runs the same program
+    train, planned  else by a plan made for the model in training mode
+    eval            where a training run draws random numbers (masked spans, router noise): two runs differ
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+import axisplit
+from axisplit.capture.trace import Inputs, capture
+from axisplit.errors import InputError
+from axisplit.lower.lowering import fingerprint
+from axisplit.proof.gradients import Gradients, gradients_of, measure_gradients
+
+
+class NoGradients(Exception):
+    """The whole model has none, or none that can be compared."""
+
+
+def measured(model: nn.Module, inputs: Inputs, plan: axisplit.Plan) -> tuple[str, Gradients]:
+    """(mode, what was measured). Raises: NoGradients; what planning and measuring raise."""
+    mode, chosen = comparable(model, inputs)
+    if mode == "train" and fingerprint(capture(chosen, inputs).graph) != plan.fingerprint:
+        mode, plan = "train, planned", axisplit.plan(chosen, inputs, ranks=plan.ranks)
+    return mode, measure_gradients(chosen, inputs, checked(plan))
+
+
+def checked(plan: axisplit.Plan) -> axisplit.Plan:
+    """The plan, if gradients were derived for it. Raises: InputError."""
+    if plan.no_backward:
+        raise InputError("the plan has no backward", where=plan.model, got=plan.no_backward)
+    return plan
+
+
+def comparable(model: nn.Module, inputs: Inputs) -> tuple[str, nn.Module]:
+    """The model in the first mode in which two backward passes agree. Raises: NoGradients."""
+    for mode, chosen in (("train", trainable(model)), ("eval", model)):
+        try:
+            first, second = gradients_of(chosen, inputs), gradients_of(chosen, inputs)
+        except Exception as error:
+            raise NoGradients(f"the whole model's backward fails: {type(error).__name__}: {error}") from error
+        if all(torch.equal(first[name], second[name]) for name in first):
+            return mode, chosen
+    raise NoGradients("two runs of the whole model differ")
+
+
+def trainable(model: nn.Module) -> nn.Module:
+    """A copy in training mode; every float attribute that says how much is dropped is 0."""
+    made = copy.deepcopy(model).train()
+    for module in made.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (_drops(name) or (name == "p" and "Drop" in type(module).__name__)):
+                setattr(module, name, 0.0)
+        _no_dropping(getattr(module, "config", None))
+    return made
+
+
+def _no_dropping(config: Any) -> None:
+    """The same in a config: some forwards read it there."""
+    for name, value in list(vars(config).items()) if hasattr(config, "__dict__") else ():
+        if isinstance(value, float) and _drops(name):
+            setattr(config, name, 0.0)
+        elif hasattr(value, "to_dict"):
+            _no_dropping(value)
+
+
+def _drops(name: str) -> bool:
+    return "drop" in name.lower()
