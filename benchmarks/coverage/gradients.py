@@ -9,15 +9,17 @@ Modes, the first that can be had:
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 import axisplit
-from axisplit.capture.trace import Inputs, capture
+from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError
 from axisplit.lower.lowering import fingerprint
+from axisplit.lower.planning import make_plan
 from axisplit.proof.gradients import Gradients, gradients_of, measure_gradients
 
 
@@ -25,12 +27,32 @@ class NoGradients(Exception):
     """The whole model has none, or none that can be compared."""
 
 
-def measured(model: nn.Module, inputs: Inputs, plan: axisplit.Plan) -> tuple[str, Gradients]:
-    """(mode, what was measured). Raises: NoGradients; what planning and measuring raise."""
-    mode, chosen = comparable(model, inputs)
-    if mode == "train" and fingerprint(capture(chosen, inputs).graph) != plan.fingerprint:
-        mode, plan = "train, planned", axisplit.plan(chosen, inputs, ranks=plan.ranks)
-    return mode, measure_gradients(chosen, inputs, checked(plan))
+@dataclass(frozen=True)
+class Trained:
+    """A model in the first mode in which two backward passes agree; in training mode also the trace of its program."""
+
+    model: nn.Module
+    captured: Captured | None
+
+
+def comparable(model: nn.Module, inputs: Inputs) -> Trained:
+    """Raises: NoGradients."""
+    for chosen in (trainable(model), model):
+        try:
+            first, second = gradients_of(chosen, inputs), gradients_of(chosen, inputs)
+        except Exception as error:
+            raise NoGradients(f"the whole model's backward fails: {type(error).__name__}: {error}") from error
+        if all(torch.equal(first[name], second[name]) for name in first):
+            return Trained(chosen, capture(chosen, inputs) if chosen.training else None)
+    raise NoGradients("two runs of the whole model differ")
+
+
+def measured(trained: Trained, inputs: Inputs, plan: axisplit.Plan) -> tuple[str, Gradients]:
+    """(mode, what was measured). Raises: what planning and measuring raise."""
+    mode = "eval" if trained.captured is None else "train"
+    if trained.captured is not None and fingerprint(trained.captured.graph) != plan.fingerprint:
+        mode, plan = "train, planned", make_plan(trained.model, inputs, plan.ranks, captured=trained.captured)
+    return mode, measure_gradients(trained.model, inputs, checked(plan))
 
 
 def checked(plan: axisplit.Plan) -> axisplit.Plan:
@@ -38,18 +60,6 @@ def checked(plan: axisplit.Plan) -> axisplit.Plan:
     if plan.no_backward:
         raise InputError("the plan has no backward", where=plan.model, got=plan.no_backward)
     return plan
-
-
-def comparable(model: nn.Module, inputs: Inputs) -> tuple[str, nn.Module]:
-    """The model in the first mode in which two backward passes agree. Raises: NoGradients."""
-    for mode, chosen in (("train", trainable(model)), ("eval", model)):
-        try:
-            first, second = gradients_of(chosen, inputs), gradients_of(chosen, inputs)
-        except Exception as error:
-            raise NoGradients(f"the whole model's backward fails: {type(error).__name__}: {error}") from error
-        if all(torch.equal(first[name], second[name]) for name in first):
-            return mode, chosen
-    raise NoGradients("two runs of the whole model differ")
 
 
 def trainable(model: nn.Module) -> nn.Module:

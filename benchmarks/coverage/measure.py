@@ -6,26 +6,49 @@ import resource
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import axisplit
+from axisplit.capture.trace import Captured, capture
 from axisplit.errors import AxisplitError
+from axisplit.lower.planning import make_plan
+from axisplit.proof.verify import verify_plan
 from benchmarks.coverage import check, gradients
-from benchmarks.coverage.family import family
+from benchmarks.coverage.family import Family, family
 from benchmarks.coverage.record import Case, Outcome, Record
 
 Announce = Callable[[str, Record], None]
 _PACKAGE = str(Path(axisplit.__file__).parent)
 
 
-def measure(case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> Record:
-    """Everything a record says of a model that was built; `announce` is told each stage before it begins, and what is
-    known by then.
-    """
-    return _Measurement(case, model, inputs, announce).run()
+class Subject:
+    """A model that was built, and what is the same for all numbers of ranks."""
+
+    def __init__(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
+        self.model, self.inputs = model, inputs
+
+    @cached_property
+    def family(self) -> Family:
+        return family(self.model, self.inputs)
+
+    @cached_property
+    def captured(self) -> Captured:
+        """Its trace. Raises: what `capture` does."""
+        return capture(self.model, self.inputs)
+
+    @cached_property
+    def trained(self) -> gradients.Trained:
+        """The model as it is differentiated. Raises: gradients.NoGradients."""
+        return gradients.comparable(self.model, self.inputs)
+
+
+def measure(case: Case, subject: Subject, announce: Announce) -> Record:
+    """Everything a record says of a case; `announce` is told each stage before it begins, and what is known by then."""
+    return _Measurement(case, subject, announce).run()
 
 
 def not_built(case: Case, error: BaseException) -> Record:
@@ -38,9 +61,10 @@ def not_built(case: Case, error: BaseException) -> Record:
 class _Measurement:
     """Fields as they become known, and the first failure."""
 
-    def __init__(self, case: Case, model: torch.nn.Module, inputs: dict[str, Any], announce: Announce) -> None:
-        self.case, self.model, self.inputs, self.announce = case, model, inputs, announce
-        self.fields: dict[str, Any] = {"family": family(model, inputs)}
+    def __init__(self, case: Case, subject: Subject, announce: Announce) -> None:
+        self.case, self.subject, self.announce = case, subject, announce
+        self.model, self.inputs = subject.model, subject.inputs
+        self.fields: dict[str, Any] = {"family": subject.family}
         self.outcome: Outcome = "equal"
         self.begin = cpu_s()
 
@@ -53,7 +77,7 @@ class _Measurement:
                 self.announce("generate", self.record())
                 self.fields |= generation(plan, self.model, self.inputs)
             self.announce("gradients", self.record())
-            self.fields |= backward(plan, self.model, self.inputs)
+            self.fields |= backward(plan, self.subject)
         return self.record()
 
     def record(self) -> Record:
@@ -80,13 +104,14 @@ class _Measurement:
 
     def _plan(self) -> axisplit.Plan:
         begin = cpu_s()
-        plan = axisplit.plan(self.model, self.inputs, ranks=self.case.ranks, name=self.case.model)
+        found = self.subject.captured
+        plan = make_plan(self.model, self.inputs, self.case.ranks, name=self.case.model, captured=found)
         self.fields |= plan_figures(plan)
         self.fields["plan_cpu_s"] = round(cpu_s() - begin, 2)
         return plan
 
     def _verify(self, plan: axisplit.Plan) -> None:
-        verdict = axisplit.verify(self.model, self.inputs, plan)
+        verdict = verify_plan(self.model, self.inputs, plan, self.subject.captured)
         found = {name: getattr(verdict, name) for name in ("max_error", "bound", "exact_error", "control_caught")}
         self.fields |= found
         if verdict.mismatches:
@@ -154,10 +179,10 @@ def generation(plan: axisplit.Plan, model: torch.nn.Module, inputs: dict[str, An
     return {"generate_equal": not wrong, "generate_reason": f"other tokens on ranks {wrong}" if wrong else ""}
 
 
-def backward(plan: axisplit.Plan, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+def backward(plan: axisplit.Plan, subject: Subject) -> dict[str, Any]:
     """Whether every rank's gradients are its shards of the whole model's; None with a reason if that cannot be said."""
     try:
-        mode, found = gradients.measured(model, inputs, plan)
+        mode, found = gradients.measured(subject.trained, subject.inputs, plan)
     except gradients.NoGradients as error:
         return {"gradients_reason": one_line(error)}
     except Exception as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from axisplit.capture.trace import capture
-from benchmarks.coverage.measure import measure, not_built, one_line
+from benchmarks.coverage.measure import Subject, measure, not_built, one_line
 from benchmarks.coverage.real import pack
 from benchmarks.coverage.record import Case, Record
 from benchmarks.coverage.workers import Tell
@@ -26,13 +26,13 @@ def measure_models(cases: Sequence[Case], tell: Tell) -> None:
     warnings.simplefilter("ignore")
     tell({"stage": "build"})
     try:
-        model, inputs = build(cases[0].model, cases[0].head)
+        subject = Subject(*build(cases[0].model, cases[0].head))
     except Exception as error:
         for case in cases:
             tell({"record": not_built(case, error).to_json()})
         return
     for case in cases:
-        tell({"record": measure(case, model, inputs, announce).to_json()})
+        tell({"record": measure(case, subject, announce).to_json()})
 
 
 def pack_models(cases: Sequence[Case], tell: Tell, folder: Path) -> None:

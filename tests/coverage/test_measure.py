@@ -10,8 +10,9 @@ import torch
 import axisplit
 from axisplit.proof.verify import Proof, Verdict
 from benchmarks.coverage import check
+from benchmarks.coverage import measure as measuring
 from benchmarks.coverage.gradients import trainable
-from benchmarks.coverage.measure import backward, measure
+from benchmarks.coverage.measure import Subject, backward, measure
 from benchmarks.coverage.record import Case
 from benchmarks.zoo import build
 
@@ -25,7 +26,7 @@ def gpt2():
 @pytest.mark.slow
 def test_a_record_of_each_head(gpt2):
     stages: list[str] = []
-    causal = measure(Case("gpt2", "causal", 2), *gpt2[:2], lambda stage, _: stages.append(stage))
+    causal = measure(Case("gpt2", "causal", 2), Subject(*gpt2[:2]), lambda stage, _: stages.append(stage))
     assert stages == ["plan", "verify", "check", "generate", "gradients"]
     assert (causal.outcome, causal.reason, causal.generate_equal, causal.control_caught) == ("equal", "", True, True)
     assert causal.independent_error <= check.TOLERANCE
@@ -33,7 +34,7 @@ def test_a_record_of_each_head(gpt2):
     assert causal.collectives == 6
     assert (causal.gradients_equal, causal.gradients_mode) == (True, "train")
     assert not gpt2[0].training, "the model itself is left as it was"
-    base = measure(Case("vit", "base", 3), *build("vit", "base"), lambda stage, _: stages.append(stage))
+    base = measure(Case("vit", "base", 3), Subject(*build("vit", "base")), lambda stage, _: stages.append(stage))
     assert stages[-2:] == ["check", "gradients"]
     assert (base.outcome, base.generate_equal, base.collectives, base.family) == ("equal", None, 6, "vision")
 
@@ -51,19 +52,19 @@ def test_verify_alone_does_not_make_a_record_equal(gpt2, monkeypatch):
     model, inputs, plan = gpt2
     without = replace(plan, places=plan.places[:-1])
     verdict = Verdict(True, 0.0, 1.0, 0.0, Proof(1, 1, ()), True)
-    monkeypatch.setattr(axisplit, "plan", lambda *_, **__: without)
-    monkeypatch.setattr(axisplit, "verify", lambda *_: verdict)
-    record = measure(Case("gpt2", "causal", 2), model, inputs, lambda *_: None)
+    monkeypatch.setattr(measuring, "make_plan", lambda *_, **__: without)
+    monkeypatch.setattr(measuring, "verify_plan", lambda *_: verdict)
+    record = measure(Case("gpt2", "causal", 2), Subject(model, inputs), lambda *_: None)
     assert (record.outcome, record.stage, record.generate_equal) == ("different", "check", False)
-    monkeypatch.setattr(axisplit, "verify", lambda *_: replace(verdict, control_caught=False))
-    assert measure(Case("gpt2", "causal", 2), model, inputs, lambda *_: None).outcome == "refused"
+    monkeypatch.setattr(measuring, "verify_plan", lambda *_: replace(verdict, control_caught=False))
+    assert measure(Case("gpt2", "causal", 2), Subject(model, inputs), lambda *_: None).outcome == "refused"
 
 
 def test_gradients_that_are_not_summed_are_seen(gpt2):
     model, inputs, plan = gpt2
     wrong = [replace(p, gradient="own") if p.kind == "parameter" else p for p in plan.parameters]
     assert wrong != list(plan.parameters)
-    found = backward(replace(plan, parameters=tuple(wrong)), model, inputs)
+    found = backward(replace(plan, parameters=tuple(wrong)), Subject(model, inputs))
     assert found["gradients_equal"] is False
 
 
@@ -73,7 +74,7 @@ def test_gradients_of_a_model_that_draws_in_training():
             return super().forward(x + torch.rand_like(x) if self.training else x).relu()
 
     model, inputs = Noisy(8, 12).eval(), {"x": torch.ones(2, 8)}
-    found = backward(axisplit.plan(model, inputs, ranks=2), model, inputs)
+    found = backward(axisplit.plan(model, inputs, ranks=2), Subject(model, inputs))
     assert (found["gradients_equal"], found["gradients_mode"]) == (True, "eval")
 
 
@@ -94,7 +95,7 @@ class Broken(torch.nn.Module):
 
 
 def test_what_goes_wrong_is_told_in_one_line():
-    record = measure(Case("broken", "base", 2), Broken(), {"x": torch.ones(1)}, lambda *_: None)
+    record = measure(Case("broken", "base", 2), Subject(Broken(), {"x": torch.ones(1)}), lambda *_: None)
     assert (record.outcome, record.stage, record.split_fraction) == ("refused", "plan", None)
     assert record.reason.startswith("InputError: the model does not run on these inputs · where: Broken · got: x [1]")
     assert "\n" not in record.reason

@@ -41,16 +41,19 @@ def make_plan(
     memory_per_rank: float | None = None,
     uneven: bool = True,
     name: str = "",
+    captured: Captured | None = None,
 ) -> Plan:
     """The plan that moves the fewest bytes among those that can be lowered, proved on every rank's program.
 
+    Args:
+        captured: the model's trace on these inputs, where the caller has it; it says nothing of the ranks.
     Raises: InputError for a bad rank count or inputs; MemoryBoundError; CaptureError; LoweringError.
     """
     if not isinstance(ranks, int) or ranks < 1:
         raise InputError(
             "the number of ranks must be at least 1", got=str(ranks), needed="1, 2, 3, ...", do="pass ranks=2"
         )
-    captured = capture(model, inputs)
+    captured = captured or capture(model, inputs)
     planner = _Planner(captured, model, inputs, begin_search(captured, ranks, uneven), keep, memory_per_rank)
     best = native = planner.search(planner.start)
     inside = reaching_inside(planner.start)

@@ -9,7 +9,7 @@ import torch
 
 from axisplit.capture.graph import Graph
 from axisplit.capture.randomness import random_op
-from axisplit.capture.trace import Inputs, capture
+from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, ProofError
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, plan_parameters, prove_programs
@@ -80,13 +80,15 @@ class Verdict:
         return render_verdict(self)
 
 
-def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Verdict:
+def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan, captured: Captured | None = None) -> Verdict:
     """Prove a plan on a model.
 
+    Args:
+        captured: the model's trace on these inputs, where the caller has it.
     Raises: PlanMismatchError if the plan is not for this model; InputError if the model draws random numbers;
         ProofError if the whole model itself does not run.
     """
-    captured = capture(model, inputs)
+    captured = captured or capture(model, inputs)
     decision = decision_of(plan, captured)
     check_draws_nothing(captured.graph, plan)
     lowered = refold(plan, captured.folds)
