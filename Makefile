@@ -2,7 +2,7 @@
 # make test   the same environment with the test tools, then lint, types and tests; CI calls it
 # make lint   ruff and mypy alone
 # make mutants   are the tests able to fail?
-# make coverage  every transformers architecture through plan and verify: hours of CPU, resumed where it stopped
+# make coverage  every transformers architecture through plan, verify and gradients: hours of CPU, resumed where it stopped
 # make clean  removes .venv and caches
 
 VENV := .venv

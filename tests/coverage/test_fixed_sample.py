@@ -38,8 +38,8 @@ FIXED = {
         ("vit", "base", 3), ("beit", "base", 2), ("dinov2", "base", 4), ("deit", "base", 2), ("ijepa", "base", 3),
     ],
     "audio": [
-        ("whisper", "base", 3), ("speech_to_text", "base", 2), ("audio-spectrogram-transformer", "base", 4),
-        ("granite_speech5_ctc", "base", 2),
+        ("whisper", "base", 3), ("voxtral_encoder", "base", 2), ("audio-spectrogram-transformer", "base", 4),
+        ("canary", "base", 2),
     ],
     "other": [("decision_transformer", "base", 3), ("musicgen", "causal", 2)],
 }  # fmt: skip
