@@ -66,7 +66,7 @@ class _Measurement:
         self.model, self.inputs = subject.model, subject.inputs
         self.fields: dict[str, Any] = {"family": subject.family}
         self.outcome: Outcome = "equal"
-        self.begin = cpu_s()
+        self.began: dict[str, float] = {}  # stage -> CPU seconds of the process before it
 
     def run(self) -> Record:
         plan = self._guarded("plan", self._plan)
@@ -74,19 +74,26 @@ class _Measurement:
             self._guarded("verify", lambda: self._verify(plan))
             self._guarded("check", lambda: self._check(plan))
             if self.case.head == "causal":
-                self.announce("generate", self.record())
+                self._enter("generate")
                 self.fields |= generation(plan, self.model, self.inputs)
-            self.announce("gradients", self.record())
+            self._enter("gradients")
             self.fields |= backward(plan, self.subject)
         return self.record()
 
     def record(self) -> Record:
         """What is known by now."""
-        known = {**self.fields, "cpu_s": round(cpu_s() - self.begin, 2)}
+        times = [*self.began.values(), cpu_s()]
+        stages = {stage: round(b - a, 2) for stage, a, b in zip(self.began, times, times[1:], strict=True)}
+        known = {**self.fields, "stage_cpu_s": stages, "cpu_s": round(times[-1] - times[0], 2)}
         return Record(self.case.model, self.case.head, self.case.ranks, self.outcome, **known)
 
+    def _enter(self, stage: str) -> None:
+        known = self.record()
+        self.began[stage] = cpu_s()
+        self.announce(stage, known)
+
     def _guarded(self, stage: str, step: Callable[[], Any]) -> Any:
-        self.announce(stage, self.record())
+        self._enter(stage)
         try:
             return step()
         except AxisplitError as error:
@@ -103,11 +110,9 @@ class _Measurement:
             self.fields |= {"stage": stage, "reason": reason, "where": where}
 
     def _plan(self) -> axisplit.Plan:
-        begin = cpu_s()
         found = self.subject.captured
         plan = make_plan(self.model, self.inputs, self.case.ranks, name=self.case.model, captured=found)
         self.fields |= plan_figures(plan)
-        self.fields["plan_cpu_s"] = round(cpu_s() - begin, 2)
         return plan
 
     def _verify(self, plan: axisplit.Plan) -> None:

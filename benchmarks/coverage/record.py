@@ -73,7 +73,7 @@ class Record:
     real_reason: str = ""
     real_error: float | None = None
     real_bound: float | None = None
-    plan_cpu_s: float | None = None
+    stage_cpu_s: dict[str, float] | None = None
     cpu_s: float | None = None
     code: str = ""  # digest of the source that was measured
 

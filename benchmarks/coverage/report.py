@@ -77,6 +77,7 @@ def page(about: Mapping[str, str], records: Sequence[Record], hand: tuple[str, H
     made_with = [f"- {name}: {value}" for name, value in {**about, **states}.items()]
     counted = totals(records, hand[1])
     parts = [INTRO, *made_with, "", "## Totals", "", *_totals(counted), "", GRADIENTS, *_captured(records), ""]
+    parts += [_times(records), ""]
     parts += ["## Beside plans made by hand", "", *_beside(counted, records, hand), ""]
     parts += ["## On real ranks", "", *_real(records), ""]
     parts += ["## What falls short", "", *_falls_short(records)]
@@ -120,6 +121,16 @@ def _captured(records: Sequence[Record]) -> list[str]:
     return [f"{head}{models} models{': ' if named else '.'}{', '.join(named)}"]
 
 
+def _times(records: Sequence[Record]) -> str:
+    """Where the time went."""
+    spent: Counter[str] = Counter()
+    for record in records:
+        spent.update(record.stage_cpu_s or {})
+    total = spent.total()
+    shares = ", ".join(f"{stage} {percent(spent[stage] / total, 0)}" for stage in spent) if total else "not measured"
+    return f"CPU time, without building models: {total / 60:.0f} min: {shares}."
+
+
 # --- beside plans made by hand ----------------------------------------------------------------------------------------
 
 _LISTED: dict[Standing, str] = {
@@ -139,6 +150,8 @@ def _beside(counted: Sequence[Totals], records: Sequence[Record], hand: tuple[st
         if compared or each.hand_plans.of:
             rows.append([each.head, str(each.ranks), str(each.hand_plans), str(compared), *map(str, counts)])
     lines = [f"{hand[0]} Compared are those that are equal, by the bytes a rank sends.", "", *table(columns, rows), ""]
+    wrong = [label(r) for r in records if (plan := hand[1].get(r.case)) and plan.outcome == "SILENTLY WRONG"]
+    lines += [f"Silently wrong by hand: {', '.join(dict.fromkeys(wrong)) or 'none'}.", ""]
     for kind, text in _LISTED.items():
         found = [r for r in records if standing(r, hand[1].get(r.case)) == kind]
         lines += [f"{text}: {len(found)}{'.' if not found else ':'}", "", *_pairs(found, hand[1])]

@@ -32,6 +32,8 @@ def test_a_record_of_each_head(gpt2):
     assert causal.independent_error <= check.TOLERANCE
     assert causal.max_error <= causal.bound
     assert causal.collectives == 6
+    assert list(causal.stage_cpu_s) == stages
+    assert sum(causal.stage_cpu_s.values()) == pytest.approx(causal.cpu_s, abs=0.05)
     assert (causal.gradients_equal, causal.gradients_mode) == (True, "train")
     assert not gpt2[0].training, "the model itself is left as it was"
     base = measure(Case("vit", "base", 3), Subject(*build("vit", "base")), lambda stage, _: stages.append(stage))

@@ -26,7 +26,10 @@ RECORDS = [
         "gpt2", "causal", 3, "equal", generate_equal=False, generate_reason="other tokens on ranks [1]",
         gradients_reason="100 s of CPU passed in gradients", captured_fraction=0.5, **GOOD,
     ),
-    Record("axk2", "causal", 2, "different", MISMATCH.format(0, 0.7), stage="verify", **GOOD),
+    Record(
+        "axk2", "causal", 2, "different", MISMATCH.format(0, 0.7), stage="verify",
+        stage_cpu_s={"plan": 45.0, "verify": 15.0}, **GOOD,
+    ),
     Record("deep", "causal", 2, "different", MISMATCH.format(1, 1.0), stage="verify", gradients_equal=False, **GOOD),
     Record("bitnet", "causal", 2, "equal", **{**GOOD, "split_fraction": 0.3}, kept_whole=("70.0% a.b [2]: no axis",)),
     Record("timm", "base", 2, "does not run", "ImportError: timm", stage="build"),
@@ -55,6 +58,8 @@ def test_page(tmp_path):
         "- 1: `70.0% a.b [2]: no axis` — bitnet at 2",
         "- 1: `100 s of CPU passed in gradients` — gpt2 at 3",
         "- 1: `ImportError: timm` — timm (base) at 2",
+        "CPU time, without building models: 1 min: plan 75 %, verify 25 %.",
+        "Silently wrong by hand: none.",
         "| gpt2 | 2 3 | equal | 1e-06 / 1e-04 | 99.0 | 6 | 57,376 | 99.0, 114,752 · – | 6a 8n · – | " + late,
     ):
         assert line in lines, line
