@@ -7,6 +7,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class _Measurement:
     def record(self) -> Record:
         """What is known by now."""
         times = [*self.began.values(), cpu_s()]
-        stages = {stage: round(b - a, 2) for stage, a, b in zip(self.began, times, times[1:], strict=True)}
+        stages = {stage: round(b - a, 2) for stage, (a, b) in zip(self.began, pairwise(times), strict=True)}
         known = {**self.fields, "stage_cpu_s": stages, "cpu_s": round(times[-1] - times[0], 2)}
         return Record(self.case.model, self.case.head, self.case.ranks, self.outcome, **known)
 
