@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 Family = Literal["text", "experts", "recurrent", "encoder-decoder", "multimodal", "vision", "audio", "other"]
 FAMILIES: tuple[Family, ...] = get_args(Family)

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.coverage import store
-from benchmarks.coverage.__main__ import chosen, keeps
 from benchmarks.coverage.record import Case, Record
 from benchmarks.coverage.sample import stratified
+from benchmarks.coverage.sweep import chosen, keeps
 
 ROOT = Path(__file__).parents[2]
 
