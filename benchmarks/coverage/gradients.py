@@ -3,7 +3,7 @@ Modes, the first that can be had:
 
     train           by the plan that inference uses, where training runs the same program
     train, planned  else by a plan made for the model in training mode
-    eval            where a training run draws random numbers (masked spans, router noise): two runs differ
+    eval            where training draws random numbers (masked spans, router noise) or does not run on these inputs
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ class Trained:
 
 
 def comparable(model: nn.Module, inputs: Inputs) -> Trained:
-    """Raises: NoGradients."""
+    """Raises: NoGradients with why evaluation is not comparable either."""
+    reason = ""
     for chosen in (trainable(model), model):
         try:
             first, second = gradients_of(chosen, inputs), gradients_of(chosen, inputs)
-        except Exception as error:
-            raise NoGradients(f"the whole model's backward fails: {type(error).__name__}: {error}") from error
+        except Exception as error:  # whatever it is, it is the model's answer
+            reason = f"the whole model's backward fails: {type(error).__name__}: {error}"
+            continue
         if all(torch.equal(first[name], second[name]) for name in first):
             return Trained(chosen, capture(chosen, inputs) if chosen.training else None)
-    raise NoGradients("two runs of the whole model differ")
+        reason = "two runs of the whole model differ"
+    raise NoGradients(reason)
 
 
 def measured(trained: Trained, inputs: Inputs, plan: axisplit.Plan) -> tuple[str, Gradients]:

@@ -64,10 +64,16 @@ def data(about: Mapping[str, str], records: Sequence[Record], hand: tuple[str, H
 
 
 def _joined(record: Record, plan: HandPlan | None) -> dict[str, Any]:
+    fields = {name: _short(name, value) for name, value in record.to_json().items()}
     if plan is None or not plan.tried:
-        return record.to_json()
+        return fields
     known = {name: value for name, value in vars(plan).items() if value}
-    return {**record.to_json(), "hand_plan": {**known, "standing": standing(record, plan)}}
+    return {**fields, "hand_plan": {**known, "standing": standing(record, plan)}}
+
+
+def _short(name: str, value: Any) -> Any:
+    """An error or its bound in four digits."""
+    return float(f"{value:.4g}") if isinstance(value, float) and name.endswith(("error", "bound")) else value
 
 
 def page(about: Mapping[str, str], records: Sequence[Record], hand: tuple[str, HandPlans]) -> str:

@@ -39,10 +39,10 @@ class Limits:
     limited too: a child that waits for nothing uses no CPU.
     """
 
-    cpu_s: float = 300.0
-    wall_s: float = 900.0
+    cpu_s: float = 100.0
+    wall_s: float = 300.0
     memory_gib: float = 8.0
-    later_cpu_s: float = 100.0
+    later_cpu_s: float = 60.0
 
 
 @dataclass

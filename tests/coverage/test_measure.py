@@ -70,14 +70,34 @@ def test_gradients_that_are_not_summed_are_seen(gpt2):
     assert found["gradients_equal"] is False
 
 
-def test_gradients_of_a_model_that_draws_in_training():
-    class Noisy(torch.nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x + torch.rand_like(x) if self.training else x).relu()
+class Noisy(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + torch.rand_like(x) if self.training else x).relu()
 
-    model, inputs = Noisy(8, 12).eval(), {"x": torch.ones(2, 8)}
+
+class Evaluated(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return super().forward(x).relu()
+
+
+class Steps(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).detach()
+
+
+@pytest.mark.parametrize("kind", [Noisy, Evaluated])
+def test_gradients_of_a_model_that_cannot_be_compared_in_training(kind):
+    model, inputs = kind(8, 12).eval(), {"x": torch.ones(2, 8)}
     found = backward(axisplit.plan(model, inputs, ranks=2), Subject(model, inputs))
     assert (found["gradients_equal"], found["gradients_mode"]) == (True, "eval")
+
+
+def test_a_model_without_gradients_is_not_compared():
+    model, inputs = Steps(8, 12).eval(), {"x": torch.ones(2, 8)}
+    found = backward(axisplit.plan(model, inputs, ranks=2), Subject(model, inputs))
+    assert found.keys() == {"gradients_reason"}
+    assert found["gradients_reason"].startswith("NoGradients: the whole model's backward fails: InputError")
 
 
 def test_every_dropout_is_off():
