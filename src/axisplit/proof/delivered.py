@@ -16,7 +16,6 @@ in the whole model's Python: it stays unnoticed, and the verdict "could not".
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from axisplit.proof.numbers import (
     run_ranks,
     run_whole,
     wide_by_default,
+    widened,
     widened_inputs,
 )
 from axisplit.solve.plan import Plan
@@ -109,9 +109,7 @@ def _worst(whole: Outputs, others: list[Outputs], relative: bool = False) -> Fou
 
 def _exact_errors(native: _Runs) -> Found:
     """Differences, relative to each value's scale, in float64 throughout."""
-    wide = replace(
-        native, model=copy.deepcopy(native.model).double(), inputs=widened_inputs(native.inputs), mode=Widened
-    )
+    wide = replace(native, model=widened(native.model), inputs=widened_inputs(native.inputs), mode=Widened)
     with wide_by_default():
         return _worst(wide.whole(), wide.ranks(), relative=True)
 
