@@ -380,8 +380,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant(
             "lower/cotangents.py",
-            "dtype.is_floating_point or dtype.is_complex",
-            "dtype.is_floating_point",
+            "v.dtype.is_floating_point or v.dtype.is_complex",
+            "v.dtype.is_floating_point",
             ("tests/proof/test_gradients.py", "-k", "complex"),
         ),
         Mutant(
