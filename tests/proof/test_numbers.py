@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import axisplit
+from axisplit.capture.randomness import random_op
+from axisplit.capture.trace import capture
 from axisplit.proof.numbers import CONTROL_FACTOR, Numbers, Perturbed, difference, distinct_collectives, run_all
 from models_zoo.equality import tensors
 from models_zoo.small import Mlp
@@ -138,3 +140,10 @@ def test_a_model_that_draws_is_not_compared():
         axisplit.verify(Noisy(used=True), (x,), plan)
     idle = Noisy(used=False)
     assert axisplit.verify(idle, (x,), axisplit.plan(idle, (x,), ranks=2)).equal
+
+
+@pytest.mark.parametrize(("layers", "dropout", "drawing"), [(1, 0.0, None), (2, 0.5, "aten.lstm.input")])
+def test_a_recurrent_layer_draws_for_its_dropout_only(layers, dropout, drawing):
+    model = nn.LSTM(8, 8, layers, dropout=dropout).train()
+    found = random_op(capture(model, (torch.randn(3, 2, 8),)).graph)
+    assert (found and found.name) == drawing
