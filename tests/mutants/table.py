@@ -31,6 +31,9 @@ PLACES = ("tests/lower/test_places.py",)
 POLICY = ("tests/solve/test_policy.py", "-k", "lone or rate")
 TIES = ("tests/solve/test_ties.py",)
 GUARD = ("tests/lower/test_guard.py", "-k", "branches or dropout or compared or text or again")
+ROUNDS = ("tests/lower/test_rounds.py",)
+SHAPES = ("tests/capture/test_shapes.py",)
+BRUTE_FORCE = ("tests/solve/test_problem.py",)
 REACH = ("tests/lower/test_reach.py",)
 BACKWARD = ("tests/proof/test_gradients.py",)
 COTANGENTS = ("tests/runtime/test_cotangents.py",)
@@ -353,6 +356,18 @@ MUTANTS: dict[str, list[Mutant]] = {
             "capture/calls.py", "if type(value) not in _PLAIN or usual.get(name, _ABSENT) != value:", "if True:", GUARD
         ),
         Mutant("capture/calls.py", "parts.sort()", "pass", GUARD),
+    ],
+    "planning time": [
+        Mutant("capture/shapes.py", "parts += (shared, tree.shape", "parts += (0, tree.shape", SHAPES),
+        Mutant("capture/shapes.py", "known = tensor.constant is not None or ", "known = ", SHAPES),
+        Mutant("capture/shapes.py", "if look.source != _FRESH:", "if False:", SHAPES),
+        Mutant("solve/linear.py", "reduced > above + SURE", "reduced > -1.0", BRUTE_FORCE),
+        Mutant("solve/linear.py", "above = max(0.0, (most - least) / _scale(costs))", "above = 0.0", BRUTE_FORCE),
+        Mutant("lower/lowering.py", "if captured.fake and walk.follow", "if False and walk.follow", ROUNDS),
+        Mutant("lower/planning.py", "[] if backward is not None and backward.proved else", "[] if False else", ROUNDS),
+        Mutant(
+            "lower/blame.py", "if mismatch.argument or mismatch.raised is not None:", "if mismatch.argument:", ROUNDS
+        ),
     ],
     "rules and solving": [
         Mutant(

@@ -7,13 +7,14 @@ import os
 import random
 import subprocess
 import sys
-from itertools import product
+from itertools import combinations, product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
+from axisplit.solve.linear import LinearModel
 from axisplit.solve.problem import (
     CARRIED,
     Conversion,
@@ -198,3 +199,20 @@ def test_ranks_that_plan_apart_get_the_same_plan() -> None:
     assert run.returncode == 0, run.stderr
     here: Solution = choice.solution
     assert json.loads(run.stdout) == [here.strategy, here.state]
+
+
+def test_columns_are_settled_only_where_every_whole_optimum_has_them_at_0() -> None:
+    """Two of three edges' ends, or one column for all: the relaxation takes halves and prices that column out (1.5 and
+    1.5 + 0.4), the whole optimum is that column.
+    """
+    model = LinearModel()
+    *ends, every = (model.column((name,), True) for name in ("a", "b", "c", "every"))
+    for left, right in combinations(ends, 2):
+        model.row({left: 1.0, right: 1.0, every: 1.0}, 1.0, 9.0)
+    costs = {**dict.fromkeys(ends, 1.0), every: 1.9}
+    _, least, bound, optimal = model.minimise(costs, relax=True)
+    assert (round(least, 6), round(bound, 6), optimal) == (1.9, 1.9, True)
+    model.limit(costs, least)
+    values, _, _, optimal = model.minimise(dict.fromkeys(ends, 1.0))
+    assert optimal
+    assert values.round(6).tolist() == [0, 0, 0, 1]
