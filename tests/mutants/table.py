@@ -47,6 +47,7 @@ WARM = ("tests/capture/test_record.py", "-k", "how_often")
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
 EXPORT = ("tests/auditing/test_export.py", "-k", "training_only or older")
 TRAINING = ("tests/test_training.py",)
+VARIABLE = ("tests/axes/test_variable.py",)
 STATES = ("tests/lower/test_guard.py", "-k", "forgotten")
 
 
@@ -87,6 +88,17 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("axes/pattern.py", "law.additive = frozenset(pattern.added)", "pass", DISCOVER),
         Mutant("proof/verify.py", "stated = sum(not law.assumption for law in laws)", "stated = len(laws)", DISCOVER),
         Mutant("proof/numbers.py", 'if func.namespace != "aten":  #', "if False:  #", DISCOVER),
+    ],
+    "variable sizes": [
+        Mutant(
+            "solve/build.py",
+            "variable = {ties.axis.get(leaf) for leaf in variable_leaves(derived)}",
+            "variable = set()",
+            VARIABLE,
+        ),
+        Mutant("axes/variable.py", "if not followed <= fixed:", "if True:", VARIABLE),
+        Mutant("axes/variable.py", "_sizes_read(derived, node, weights) | of_inputs", "of_inputs", VARIABLE),
+        Mutant("axes/variable.py", "if axes.find(axis) not in cut for leaf", "for leaf", VARIABLE),
     ],
     "capture": [
         Mutant(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from axisplit.axes.derive import Derived
+from axisplit.axes.variable import variable_leaves
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
 from axisplit.solve.problem import Conversion, Instance, Problem
 from axisplit.solve.shards import held_by, layout_of, local_length
@@ -48,10 +49,11 @@ class Search:
 
 
 def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> dict[str, Split]:
-    """Candidate splits: every axis that occurs in a parameter, alone where it is long enough, else with an axis beside
-    it in some parameter's dim.
+    """Candidate splits: every axis that occurs in a parameter and does not follow the inputs' sizes, alone where it is
+    long enough, else with an axis beside it in some parameter's dim.
     """
-    sizes = {ties.axis[leaf]: leaf.size for leaf in ties.axis}
+    variable = {ties.axis.get(leaf) for leaf in variable_leaves(derived)}
+    sizes = {key: leaf.size for leaf, key in ties.axis.items() if key not in variable}
     steps = _granularity(derived, ties)
     found: dict[str, Split] = {}
     for key, size in sizes.items():
@@ -60,6 +62,8 @@ def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> d
         if split is not None:
             found[name] = split
     for first, second in sorted(_neighbours(derived, ties)):
+        if first not in sizes or second not in sizes:
+            continue
         if sizes[first] >= num_ranks and (uneven or sizes[first] % num_ranks == 0):
             continue
         name = f"{ties.axis_name[first]} x {ties.axis_name[second]}"
