@@ -50,6 +50,26 @@ def test_other_lengths(name, length):
     assert_equal_on_ranks(plan, model, torch.randn(2, 30, 3))
 
 
+class Patches(nn.Module):
+    """As many rows as a convolution finds windows: no dim of the input itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows, self.table = nn.Conv1d(3, 3, 2, stride=2), nn.Parameter(torch.randn(PLACES, 3))
+        self.up, self.down = nn.Linear(3, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        y = self.windows(x.mT).mT
+        return self.down(torch.relu(self.up(y + self.table[: y.shape[1]])))
+
+
+def test_other_numbers_of_windows():
+    torch.manual_seed(0)
+    model = Patches()
+    plan = axisplit.plan(model, (torch.randn(2, 24, 3),), ranks=4)
+    assert_equal_on_ranks(plan, model, torch.randn(2, 60, 3))
+
+
 def test_what_the_width_of_a_norm_fixes_is_split():
     class Packed(nn.Module):
         def __init__(self) -> None:
