@@ -388,9 +388,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("solve/linear.py", "above = max(0.0, (most - least) / _scale(costs))", "above = 0.0", BRUTE_FORCE),
         Mutant("lower/lowering.py", "if captured.fake and walk.follow", "if False and walk.follow", ROUNDS),
         Mutant("lower/planning.py", "[] if backward is not None and backward.proved else", "[] if False else", ROUNDS),
-        Mutant(
-            "lower/blame.py", "if mismatch.argument or mismatch.raised is not None:", "if mismatch.argument:", ROUNDS
-        ),
+        Mutant("lower/blame.py", "(mismatch.argument or mismatch.raised is not None)", "mismatch.argument", ROUNDS),
     ],
     "rules and solving": [
         Mutant(
