@@ -265,6 +265,8 @@ def _place(place: PlacePlan, styles: Mapping[str, Style]) -> Iterator[str]:
     gradients are summed is another matter (`_entered`).
     """
     style = styles.get(place.module)
+    if place.where == "size":
+        yield f"a size in a call of {place.module or 'the model'} ({place.function})"
     for step in place.steps:
         own = {
             ("lookup", "lookup"): style == "embedding_rowwise",

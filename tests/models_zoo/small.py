@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
@@ -106,3 +108,31 @@ class Fused(nn.Module):
         v = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         y = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return self.o(y.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim))
+
+
+class HandWritten(nn.Module):
+    """Attention as it is written by hand: one number is the heads of a rank here and divides the whole width there, and
+    the width, read off the input, is the whole one here and that of a rank's heads there.
+    """
+
+    def __init__(self, width: int = 40, heads: int = 5) -> None:
+        super().__init__()
+        self.num_heads, self.scale = heads, (width // heads) ** -0.5
+        self.qkv, self.o = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def thirds(self, x: Tensor, width: int) -> tuple[Tensor, ...]:
+        return x.chunk(3, -1)
+
+    def heads(self, x: Tensor, width: int) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], self.num_heads, width // self.num_heads)
+
+    def split(self, x: Tensor, width: int) -> Iterable[Tensor]:
+        return [self.heads(part, width) for part in self.thirds(x, width)]
+
+    def merged(self, y: Tensor, width: int) -> Tensor:
+        return y.reshape(y.shape[0], y.shape[1], width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.transpose(1, 2) for part in self.split(self.qkv(x), x.shape[2]))
+        y = (q @ k.transpose(2, 3) * self.scale).softmax(-1) @ v
+        return self.o(self.merged(y.transpose(1, 2), x.shape[2]))

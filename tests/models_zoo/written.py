@@ -47,6 +47,29 @@ class MinimalGpt(nn.Module):
         return scores, functional.cross_entropy(scores.flatten(0, 1), targets.flatten())
 
 
+class Windows(nn.Module):
+    """Attention inside windows of an image: a bias for each head and offset; heads and widths in one line of sizes."""
+
+    def __init__(self, width: int = 30, heads: int = 3, side: int = 4) -> None:
+        super().__init__()
+        self.heads, self.side, self.norm = heads, side, nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.offsets = nn.Parameter(torch.randn((2 * side - 1) ** 2, heads))
+        grid = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+        apart = grid[:, None] - grid[None] + side - 1
+        self.register_buffer("which", apart[..., 0] * (2 * side - 1) + apart[..., 1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, H, W, C = x.shape
+        s, n = self.side, self.side**2
+        y = self.norm(x).view(B, H // s, s, W // s, s, C).transpose(2, 3).reshape(-1, n, C)
+        q, k, v = self.qkv(y).reshape(-1, n, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        bias = self.offsets[self.which.view(-1)].view(n, n, self.heads).permute(2, 0, 1)
+        y = (q @ k.mT * (C // self.heads) ** -0.5 + bias).softmax(-1) @ v
+        y = self.out(y.transpose(1, 2).reshape(-1, n, C)).view(B, H // s, W // s, s, s, C)
+        return x + y.transpose(2, 3).reshape(B, H, W, C)
+
+
 class ComplexRotary(nn.Module):
     """Attention whose rotary embedding multiplies complex numbers; keys and values repeated by expanding them."""
 

@@ -35,6 +35,7 @@ ROUNDS = ("tests/lower/test_rounds.py",)
 SHAPES = ("tests/capture/test_shapes.py",)
 BRUTE_FORCE = ("tests/solve/test_problem.py",)
 REACH = ("tests/lower/test_reach.py",)
+SIZES = ("tests/lower/test_sizes.py",)
 BACKWARD = ("tests/proof/test_gradients.py",)
 COTANGENTS = ("tests/runtime/test_cotangents.py",)
 TABLE = ("tests/lower/test_places.py", "-k", "conversions")
@@ -125,7 +126,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("capture/provenance.py", "    copied = shallow_copy(holder)\n", "    copied = holder\n", PHASES),
         Mutant("capture/trace.py", "found = [] if fake else", "found = [] if True else", PHASES),
-        Mutant("capture/record.py", "    if wanted == given:\n", "    if len(wanted) == len(given):\n", PHASES),
+        Mutant("capture/integers.py", "    if wanted == given:\n", "    if len(wanted) == len(given):\n", PHASES),
         Mutant("capture/record.py", "return index + 2 if frame", "return index if frame", WARM),
         Mutant("capture/randomness.py", "if reaching.intersection(node.outputs):", "if True:", DRAWS),
         Mutant("proof/numbers.py", "else tensor.clone()", "else tensor", DRAWS),
@@ -139,7 +140,10 @@ MUTANTS: dict[str, list[Mutant]] = {
             EDITS,
         ),
         Mutant(
-            "lower/edits.py", "edits.update({a: v for a, v in solution.items() if v != attributes[a]})", "pass", EDITS
+            "lower/edits.py",
+            "edits[rank].update({a: v for a, v in solution.items() if v != attributes[a]})",
+            "pass",
+            EDITS,
         ),
         Mutant("lower/edits.py", "return equation.expression.evaluate(known) == equation.value", "return True", EDITS),
         Mutant(
@@ -198,6 +202,13 @@ MUTANTS: dict[str, list[Mutant]] = {
             "made = made or (self._changed(function) if function.__name__ in str(self._callees) else function)",
             REACH,
         ),
+        Mutant("lower/edits.py", "can = can - other if None in first else can & other", "can = can - other", SIZES),
+        Mutant("lower/sizes.py", "return known != other", "return known", SIZES),
+        Mutant("lower/sizes.py", ' - (given if factor.form == "sum" else set())', "", SIZES),
+        Mutant("lower/source.py", "if not 0 <= index < len(expressions) or any(", "if False and any(", SIZES),
+        Mutant("lower/source.py", "last.inner or (last.code, last.instruction)", "None", SIZES),
+        Mutant("lower/insert.py", "with_enclosed(frames) if argument else frames", "frames", SIZES),
+        Mutant("lower/apply.py", "if part * denominator == size * numerator:", "if True:", SIZES),
         Mutant("lower/source.py", "places.append((name.end_lineno", "places.count((name.end_lineno", REACH),
         Mutant("lower/planning.py", "best = planner.search(inside, ", "best = planner.search(planner.start, ", REACH),
         Mutant(
@@ -377,9 +388,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("solve/linear.py", "above = max(0.0, (most - least) / _scale(costs))", "above = 0.0", BRUTE_FORCE),
         Mutant("lower/lowering.py", "if captured.fake and walk.follow", "if False and walk.follow", ROUNDS),
         Mutant("lower/planning.py", "[] if backward is not None and backward.proved else", "[] if False else", ROUNDS),
-        Mutant(
-            "lower/blame.py", "if mismatch.argument or mismatch.raised is not None:", "if mismatch.argument:", ROUNDS
-        ),
+        Mutant("lower/blame.py", "(mismatch.argument or mismatch.raised is not None)", "mismatch.argument", ROUNDS),
     ],
     "rules and solving": [
         Mutant(

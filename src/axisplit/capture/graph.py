@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import torch
 
-from axisplit.capture.provenance import Expression
+from axisplit.capture.integers import Given, Traced
 
 Number = int | float | bool
 Origin = Literal["parameter", "buffer", "input", "constant", "node"]
@@ -72,16 +72,21 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A place in Python source: code object, instruction index, and the module whose forward it is ("" if none)."""
+    """A place in Python source: code object, instruction index, and the module whose forward it is ("" if none). With
+    `inner`, the place is that instruction of a comprehension or lambda inside the code.
+    """
 
     code: CodeType
     instruction: int
     module: str | None
+    inner: tuple[CodeType, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One op. `traced` maps positions of integers in the flattened arguments to where Python got them from."""
+    """One op. `traced` maps positions of integers in the flattened arguments to where Python got them from, `given` to
+    where they stand in the call that issued it.
+    """
 
     index: int
     op: torch._ops.OpOverload
@@ -90,10 +95,11 @@ class Node:
     outputs: tuple[int, ...]
     module: str
     phase: str
-    traced: tuple[tuple[int, Expression], ...] = ()
+    traced: Traced = ()
     frames: tuple[Frame, ...] = ()
     issue: int = 0  # which call from Python to torch issued it ...
     order: int = 0  # ... and the how-many-eth op of that call it is
+    given: Given = ()
     _inputs: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

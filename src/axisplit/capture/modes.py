@@ -49,14 +49,14 @@ class FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _SIZE_READS:
             return self._sizes(func, func(*args, **kwargs), args)
-        before = self._recorder.call_integers
-        self._recorder.call_integers = list(flat_integers((args, kwargs)))
+        before = self._recorder.call
+        self._recorder.call = (args, kwargs)
         self._recorder.issue += 1
         self._recorder.order = 0
         try:
             return func(*args, **kwargs)
         finally:
-            self._recorder.call_integers = before
+            self._recorder.call = before
 
     def _sizes(self, func: Any, result: Any, args: Any) -> Any:
         """Sizes that Python reads off a tensor, as integers that remember where they came from."""
@@ -80,20 +80,6 @@ def _grouped_mm_shape(rows: torch.Tensor, weights: torch.Tensor, *_: Any, **__: 
 
 # Ops whose shape function refuses dtypes that their kernels accept.
 _SHAPES: dict[Any, Callable[..., torch.Tensor]] = {aten._grouped_mm.default: _grouped_mm_shape}
-
-
-def flat_integers(tree: Any) -> Iterator[int]:
-    """The integers of an argument tree in order (booleans are not integers here)."""
-    if isinstance(tree, int) and not isinstance(tree, bool):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from flat_integers(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from flat_integers(item)
-    elif isinstance(tree, slice):
-        yield from flat_integers((tree.start, tree.stop, tree.step))
 
 
 def fake_mode() -> Any:

@@ -25,8 +25,8 @@ from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorExcepti
 
 from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
 from axisplit.capture.inplace import functional_form, written_arguments
-from axisplit.capture.modes import FunctionMode, OpMode, flat_integers
-from axisplit.capture.provenance import Expression, TracedInt
+from axisplit.capture.integers import match_integers
+from axisplit.capture.modes import FunctionMode, OpMode
 from axisplit.capture.trees import leaves
 from axisplit.errors import CaptureError
 
@@ -79,7 +79,7 @@ class Recorder:
         self._not_traced = not_traced or {}
         self.phase = "forward"
         self.module_stack: list[str] = [""]
-        self.call_integers: list[int] = []
+        self.call: tuple[Any, Any] = ((), {})  # what Python gave the function of torch that runs
         self.issue, self.order = 0, 0
         self.caller: CodeType | None = None  # what calls the model: frames below it are nobody's model
         self.refused = False  # whether an op raised
@@ -284,10 +284,10 @@ class Recorder:
     def _append(self, op: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], count: int = 0) -> tuple[int, ...]:
         outputs = tuple(self._new_value(t, "node") for t in (tensors * count if count else tensors))
         index = len(self.recording.nodes)
-        traced = _match_integers(self.call_integers, (args, kwargs))
+        traced, given = match_integers(self.call, (args, kwargs))
         node = Node(
             index, op, tuple(args), kwargs, outputs, self.module_stack[-1], self.phase, traced, self._frames(),
-            self.issue, self.order,
+            self.issue, self.order, given,
         )  # fmt: skip
         self.order += 1
         self.recording.nodes.append(node)
@@ -424,26 +424,6 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
 
 def _same_dtype(args: Any, result: Any) -> bool:
     return isinstance(result, torch.Tensor) and result.dtype == args[0].dtype and result.shape == args[0].shape
-
-
-def _match_integers(given: list[int], arguments: Any) -> tuple[tuple[int, Expression], ...]:
-    """Which of an op's integers came from which of the caller's: same place where all agree, else same value in the
-    same order (`x[:, 0] = start` makes a `select(x, 1, 0)`, where `start` is not). A wrong match of equal values gives
-    no wrong program, which is compared with the split one afterwards.
-    """
-    if not any(isinstance(number, TracedInt) for number in given):
-        return ()
-    wanted = list(flat_integers(arguments))
-    if wanted == given:
-        pairs = list(enumerate(given))
-    else:
-        pairs, start = [], 0
-        for number in given:
-            position = next((i for i in range(start, len(wanted)) if wanted[i] == number), None)
-            if position is not None:
-                pairs.append((position, number))
-                start = position + 1
-    return tuple((position, number.expression) for position, number in pairs if isinstance(number, TracedInt))
 
 
 def _not_the_copys(name: str, module: str) -> CaptureError:

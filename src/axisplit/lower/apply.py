@@ -18,6 +18,7 @@ from axisplit.capture.kept import forget
 from axisplit.capture.provenance import Attribute, set_attribute
 from axisplit.capture.trace import shadow_copy
 from axisplit.capture.trees import with_leaf
+from axisplit.errors import LoweringError
 from axisplit.lower.captured import install_captured
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.runtime import collectives, lookup
@@ -176,7 +177,7 @@ def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -
     forget(model, plan.states)
     apply_edits(model, plan, group.rank)
     apply_captured(model, plan, group.rank, key)
-    apply_places(model, plan, key)
+    apply_places(model, plan, key, group.rank)
     apply_gradients(model, plan, key)
     context = model.__dict__["axisplit_context"] = CollectiveContext(group, sites_of(plan))
     model.__dict__["axisplit_plan"] = plan
@@ -211,7 +212,7 @@ def apply_gradients(model: torch.nn.Module, plan: Installable, key: str) -> None
         parameter.requires_grad_(trained)
 
 
-def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:
+def apply_places(model: torch.nn.Module, plan: Installable, key: str, rank: int) -> None:
     """Hooks and inserted calls; `key` is the model key under which the sites are registered."""
     outputs = model.__dict__["axisplit_outputs"] = LocalOutputs(plan, key)
     steps: list[tuple[PlacePlan, Callable[..., Any]]] = []
@@ -219,8 +220,7 @@ def apply_places(model: torch.nn.Module, plan: Installable, key: str) -> None:
         if place.where == "lookup":
             _wrap_lookup(model.get_submodule(place.module), place, f"{key}/{place.steps[0].name}")
         else:
-            call = place.where == "call"
-            steps.append((place, _lookup_call(f"{key}/{place.steps[0].name}") if call else _chain(place, key)))
+            steps.append((place, _inserted(place, key, rank)))
     _put_in_place(model, steps, outputs)
 
 
@@ -256,12 +256,38 @@ def _put_in_place(
         else:
             assert place.position is not None
             module.__dict__.setdefault("_axisplit", {})[place.leaf] = step
-            call = place.where == "call"
-            insertions[place.module].append(
-                Insertion(place.leaf, place.function, place.position, place.operand, call, place.through)
-            )
+            call, where = place.where == "call", (place.function, place.position, place.operand)
+            insertions[place.module].append(Insertion(place.leaf, *where, call, place.through, place.argument))
     for path, found in insertions.items():
         insert_calls(model.get_submodule(path), found)
+
+
+def _inserted(place: PlacePlan, key: str, rank: int) -> Callable[..., Any]:
+    """What an inserted call does."""
+    if place.where == "size":
+        return _local_size(place, *place.shares[rank])
+    return _lookup_call(f"{key}/{place.steps[0].name}") if place.where == "call" else _chain(place, key)
+
+
+def _local_size(place: PlacePlan, numerator: int, denominator: int) -> Callable[[int], int]:
+    """The rank's part of an integer argument; what stands for all that is left (-1, or None in a slice) stays."""
+
+    def local(size: int) -> int:
+        if size is None or size == -1:
+            return size
+        part = size * numerator // denominator
+        if part * denominator == size * numerator:
+            return part
+        assert place.position is not None
+        raise LoweringError(
+            "a size has no part of its own on this rank",
+            where=f"{place.module or 'the model'}, {place.function}, line {place.position[0]}",
+            got=str(size),
+            needed=f"a multiple of {denominator}",
+            do="plan again with inputs of this size",
+        )
+
+    return local
 
 
 def _chain(place: PlacePlan, key: str) -> Step:

@@ -20,22 +20,29 @@ from axisplit.capture.provenance import Attribute
 from axisplit.lower.decision import Decision
 from axisplit.lower.edits import equations
 from axisplit.lower.places import Refusal
+from axisplit.lower.sizes import EDIT, SIZE
 from axisplit.proof.program import Mismatch
 from axisplit.solve.plan import EditPlan
 from axisplit.solve.problem import common_strategies
 
 
-def blame(decision: Decision, mismatch: Mismatch, edits: Iterable[EditPlan]) -> list[Refusal]:
-    """What to forbid so that a mismatch does not come again."""
+def blame(
+    decision: Decision, mismatch: Mismatch, edits: Iterable[EditPlan], doubtful: frozenset[tuple[str, str]]
+) -> list[Refusal]:
+    """What to forbid so that a mismatch does not come again; first what is `doubtful`, for there is another way."""
     if mismatch.node is None:
         return [Refusal(("none",), str(mismatch))]
     node = decision.graph.nodes[mismatch.node]
-    if mismatch.argument or mismatch.raised is not None:
-        module = node.module if mismatch.raised is None else mismatch.raised
-        found = _rewriters(decision, mismatch, module, edits)
-        if found:
-            return found
-    return _makers(decision, node, str(mismatch))
+    key, reason = decision.search.ties.node[node.index], str(mismatch)
+    other_ways = [Refusal((kind, key), reason, node.index) for kind in (SIZE, EDIT) if (kind, key) in doubtful]
+    if other_ways:
+        return other_ways[:1]
+    rewriters = _rewriters(decision, mismatch, node.module if mismatch.raised is None else mismatch.raised, edits)
+    keys = {r.forbid[1] for r in rewriters}
+    other_ways = [Refusal((EDIT, key), reason, node.index) for key in sorted(keys) if (EDIT, key) in doubtful]
+    if other_ways or ((mismatch.argument or mismatch.raised is not None) and rewriters):
+        return other_ways or rewriters
+    return _makers(decision, node, reason)
 
 
 def _rewriters(decision: Decision, mismatch: Mismatch, module: str, edits: Iterable[EditPlan]) -> list[Refusal]:
@@ -68,7 +75,7 @@ def _makers(decision: Decision, node: Node, reason: str) -> list[Refusal]:
 
 def give_up_modules(decision: Decision, refusals: Iterable[Refusal]) -> list[Refusal]:
     """Everything but whole for all ops of the modules (and their repetitions) that are refused."""
-    modules = {_module(r.forbid[1]): r.reason for r in refusals if len(r.forbid) > 1}
+    modules = {_module(r.forbid[1]): r.reason for r in refusals if r.forbid[0] in ("run", "convert")}
     found = []
     for key, instances in decision.choice.problem.instances.items():
         reason = modules.get(_module(key))

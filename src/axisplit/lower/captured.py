@@ -19,7 +19,7 @@ import torch
 
 from axisplit.axes.expression import Axes, Axis
 from axisplit.capture.graph import Call, Graph, Node, Opaque, Ref, refs
-from axisplit.capture.modes import flat_integers
+from axisplit.capture.integers import flat_integers
 from axisplit.capture.provenance import Dim, Expression, Operation, TracedInt, apply_operator
 from axisplit.errors import LoweringError
 from axisplit.lower.decision import Decision, rewritten, whole_at_birth

@@ -8,10 +8,12 @@ open. An attribute that would need two values has no solution: the strategies th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from axisplit.capture.graph import Node
-from axisplit.capture.modes import flat_integers
+from axisplit.capture.integers import flat_integers
 from axisplit.capture.provenance import Attribute, Dim, Expression, Leaf
 from axisplit.lower.decision import Decision
 from axisplit.lower.places import Refusal
@@ -25,6 +27,7 @@ class Equation:
     value: int
     node: int
     sizes: tuple[tuple[Dim, int], ...] = ()  # what the rank reads where the expression reads a tensor's size
+    position: int = -1  # of the number among the op's integers
 
 
 def equations(decision: Decision, rank: int) -> list[Equation]:
@@ -35,38 +38,77 @@ def equations(decision: Decision, rank: int) -> list[Equation]:
             wanted = _local_integers(decision, node, rank)
             for position, expression in node.traced:
                 if any(True for _ in expression.attributes()):
-                    sizes = tuple((dim, _size_read(decision, dim, rank)) for dim in expression.dims())
-                    found.append(Equation(expression, wanted[position], node.index, sizes))
-    return list(dict.fromkeys(found))
+                    sizes = tuple((dim, size_read(decision, dim, rank)) for dim in expression.dims())
+                    found.append(Equation(expression, wanted[position], node.index, sizes, position))
+    return found
 
 
-def _size_read(decision: Decision, dim: Dim, rank: int) -> int:
-    """A tensor's size as the rank's Python reads it: in the state that all its uses agree on, else as it was made."""
-    state = decision.made_in(dim.value)
+def size_read(decision: Decision, dim: Dim, rank: int) -> int:
+    """A tensor's size as the rank's Python reads it."""
+    return decision.local_shape(dim.value, state_read(decision, dim), rank)[dim.position]
+
+
+def state_read(decision: Decision, dim: Dim) -> str:
+    """The state in which Python reads a tensor's size: that which all its uses agree on, else as it was made."""
     wanted = {s for _, _, s in decision.uses(dim.value)}
     if len(wanted) == 1 and next(iter(wanted))[0] != "I":
-        (state,) = wanted
-    return decision.local_shape(dim.value, state, rank)[dim.position]
+        return wanted.pop()
+    return decision.made_in(dim.value)
 
 
 def _local_integers(decision: Decision, node: Node, rank: int) -> list[int]:
     return list(flat_integers(decision.local_arguments(node, decision.strategy(node), rank)))
 
 
+class Wrapping(Protocol):
+    """Which integers can be wrapped in the source instead (`sizes.Sizes`)."""
+
+    def can_wrap(self, equation: Equation) -> bool: ...
+
+    def other_way(self, equation: Equation) -> bool:
+        """Whether what would be done first failed the proof: attributes, or wrapping where these cannot be."""
+
+
 def solve_edits(
-    decision: Decision, attributes: dict[Attribute, int], rank: int
-) -> tuple[dict[Attribute, int], list[Refusal]]:
-    """Attributes to rewrite on a rank (only those that change), and what cannot be had."""
-    groups = _connected(equations(decision, rank))
-    edits: dict[Attribute, int] = {}
+    decision: Decision, attributes: dict[Attribute, int], wrapping: Wrapping
+) -> tuple[list[dict[Attribute, int]], list[Refusal]]:
+    """Attributes to rewrite on each rank (only those that change), and what cannot be had. Integers that can be wrapped
+    in the source need not come out right where that is the only way (`sizes.py`).
+    """
+    edits: list[dict[Attribute, int]] = [{} for _ in range(decision.num_ranks)]
     refusals: list[Refusal] = []
-    for group in groups:
-        solution = _solve(group, attributes)
-        if solution is None:
-            refusals += _blame(decision, group, attributes)
-        else:
-            edits.update({a: v for a, v in solution.items() if v != attributes[a]})
+    for groups in zip(*(_connected(equations(decision, rank)) for rank in range(decision.num_ranks)), strict=True):
+        solutions = _solve_on_all(groups, attributes, wrapping)
+        for rank, solution in enumerate(solutions):
+            if solution is None:
+                refusals += _blame(decision, groups[rank], attributes)
+            else:
+                edits[rank].update({a: v for a, v in solution.items() if v != attributes[a]})
     return edits, refusals
+
+
+Solution = dict[Attribute, int] | None
+
+
+def _solve_on_all(
+    groups: Sequence[list[Equation]], attributes: dict[Attribute, int], wrapping: Wrapping
+) -> list[Solution]:
+    """Equations over the same attributes on all ranks: all of them by attributes; or without the integers that change
+    and can be wrapped; or without all that can be wrapped.
+    """
+    first = [_solve(group, attributes) for group in groups]
+    other = {(e.node, e.position) for e in groups[0] if wrapping.other_way(e)}
+    if None not in first and not other:
+        return first
+    can = {(e.node, e.position) for e in groups[0] if wrapping.can_wrap(e)}
+    changed = {(e.node, e.position) for group in groups for e in group if not _holds(e, attributes)}
+    can = can - other if None in first else can & other
+    for free in (can & changed, can):
+        rest = [[e for e in group if (e.node, e.position) not in free] for group in groups]
+        found = [_solve(group, attributes) for group in rest]
+        if None not in found:
+            return found
+    return first
 
 
 def _connected(found: list[Equation]) -> list[list[Equation]]:
@@ -83,7 +125,7 @@ def _connected(found: list[Equation]) -> list[list[Equation]]:
     return list(groups.values())
 
 
-def _solve(group: list[Equation], attributes: dict[Attribute, int]) -> dict[Attribute, int] | None:
+def _solve(group: list[Equation], attributes: dict[Attribute, int]) -> Solution:
     known: dict[Attribute, int] = {}
     for equation in group:
         name = equation.expression

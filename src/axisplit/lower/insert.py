@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from axisplit.capture.graph import Frame
+from axisplit.capture.integers import Path
 from axisplit.errors import LoweringError
 from axisplit.lower.functions import find_function, like, replaced
 from axisplit.lower.source import (
@@ -34,22 +35,25 @@ from axisplit.lower.source import (
     as_loaded,
     can_insert,
     definition_of,
+    exchange_argument,
     is_call,
     operand_of,
     places_of,
+    with_enclosed,
 )
 
 
 @dataclass(frozen=True)
 class Insertion:
-    """Wrap the expression at a source position (or one operand of it) in the call of a named step."""
+    """Wrap the expression at a source position (or an operand or argument of it) in the call of a named step."""
 
     name: str
     function: str
     position: Position
-    operand: int  # -1: the expression itself
+    operand: int = -1  # -1: the expression itself, or an argument
     call: bool = False  # `f(x, ...)` becomes `step(f, x, ...)`
     through: tuple[tuple[str, Position], ...] = ()  # calls on the way from the module's own method, outermost first
+    argument: Path = ()  # of the call that stands there, this argument is wrapped
 
 
 @dataclass
@@ -64,20 +68,22 @@ Steps = Mapping[str, Callable[..., Any]]
 
 
 def way_to(
-    module: torch.nn.Module, frames: Sequence[Frame], operand: int, call: bool = False
+    module: torch.nn.Module, frames: Sequence[Frame], operand: int, call: bool = False, argument: Path = ()
 ) -> tuple[Frame, ...] | None:
     """The frames from an expression out to a method that the instance can have its own of, or None if there are none.
 
     The outermost such method is taken: what is wrapped is then the expression on this way only, as decisions are.
-    Functions on the way must be the module's methods or stand in the same file as one.
+    Functions on the way must be the module's methods or stand in the same file as one. Arguments are also reached in
+    comprehensions and lambdas.
     """
-    if not frames or not can_insert(frames[0].code, frames[0].instruction, operand, call):
+    frames = with_enclosed(frames) if argument else frames
+    if not frames or not can_insert(frames[0], operand, call, argument):
         return None
     files = {frame.code.co_filename for frame in frames if frame.module is not None}
     for last in reversed(range(len(frames))):
         way = tuple(frames[: last + 1])
         own = all(frame.module is not None or frame.code.co_filename in files for frame in way)
-        if own and reachable(module, way[-1].code) and all(is_call(f.code, f.instruction) for f in way[1:]):
+        if own and reachable(module, way[-1].code) and all(map(is_call, way[1:])):
             return way
     return None
 
@@ -238,12 +244,14 @@ class _Inserter(ast.NodeTransformer):
 
 
 def _wrap(visited: Any, here: list[Insertion], calls: list[Position]) -> Any:
-    """An expression with its insertions: operands first, then what it calls, then the whole."""
+    """An expression with its insertions: arguments and operands first, then what it calls, then the whole."""
+    for insertion in [i for i in here if i.argument]:
+        exchange_argument(visited, insertion.argument, functools.partial(_step_call, insertion.name))
     for insertion in [i for i in here if i.operand >= 0]:
         visited = _swap(visited, insertion.operand, functools.partial(_step_call, insertion.name))
     for place in calls:
         visited.func = _step_call(_call_name(place), visited.func)
-    for insertion in [i for i in here if i.operand < 0]:
+    for insertion in [i for i in here if i.operand < 0 and not i.argument]:
         if insertion.call:
             visited = _step_call(insertion.name, visited.func, visited.args, visited.keywords)
         else:

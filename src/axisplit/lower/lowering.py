@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from axisplit.capture.graph import Frame, Graph, build_uses
+from axisplit.capture.integers import Path
 from axisplit.capture.kept import forget
 from axisplit.capture.modes import fake_mode
 from axisplit.capture.provenance import Attribute
@@ -27,6 +28,7 @@ from axisplit.lower.decision import Decision
 from axisplit.lower.edits import solve_edits
 from axisplit.lower.insert import is_method, way_to
 from axisplit.lower.places import IsMethod, Place, Refusal, WayTo, find_places
+from axisplit.lower.sizes import Sizes
 from axisplit.lower.source import Position, position_of
 from axisplit.proof.program import DecidedWalk, FlowWalk, Mismatch
 from axisplit.runtime.cotangents import shown
@@ -52,17 +54,23 @@ class Lowered:
     converted: Mapping[str, set[tuple[int, str, str]]] = field(default_factory=dict)
     """Site -> (value, state it is made in, state it is converted to): what the collectives are called with."""
     states: tuple[str, ...] = ()
+    doubtful: frozenset[tuple[str, str]] = frozenset()
+    """What may be forbidden because there is another way to the same sizes (`lower.sizes`)."""
 
 
 def ways_in(model: torch.nn.Module) -> WayTo:
-    """How an expression (or its operand) in what a module runs can be wrapped, remembered for modules of one class."""
+    """How an expression (or an operand or argument of it) in what a module runs can be wrapped, remembered for modules
+    of one class.
+    """
     known: dict[tuple[object, ...], tuple[Frame, ...] | None] = {}
 
-    def find(path: str, frames: tuple[Frame, ...], operand: int, call: bool) -> tuple[Frame, ...] | None:
+    def find(
+        path: str, frames: tuple[Frame, ...], operand: int, call: bool, argument: Path
+    ) -> tuple[Frame, ...] | None:
         module = model.get_submodule(path)
-        key = (type(module), operand, call, *((f.code, f.instruction, f.module is None) for f in frames))
+        key = (type(module), operand, call, argument, *((f.code, f.instruction, f.module is None) for f in frames))
         if key not in known:
-            known[key] = way_to(module, frames, operand, call)
+            known[key] = way_to(module, frames, operand, call, argument)
         return known[key]
 
     return find
@@ -86,35 +94,38 @@ def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal
     """Places, edits and shards of a decision, and what of it cannot be lowered (then the rest is not complete)."""
     model = captured.model
 
-    finder = find_places(decision, ways_in(model))
-    refusals = list(finder.refusals)
-    edits, failed = _all_edits(decision, captured.attributes)
-    refusals += failed
+    ways = ways_in(model)
+    finder, sizes = find_places(decision, ways), Sizes(decision, ways)
+    edits, failed = solve_edits(decision, captured.attributes, sizes)
+    sizes.find([{**captured.attributes, **changed} for changed in edits])
+    refusals = [*finder.refusals, *failed, *sizes.refusals]
     parameters, tied = plan_parameters(decision)
-    planned = tuple(_place_plan(place) for place in finder.places.values())
+    planned = tuple(_place_plan(place) for place in (*finder.places.values(), *sizes.places))
     captured_modules = tuple(
         program
         for module in sorted(decision.captured)
         for program in capture_module(decision, model, module, finder.arriving, finder.steps)
     )
     found = Lowered(
-        decision.num_ranks, parameters, tied, planned, edits, captured_modules, finder.converted, captured.states
+        decision.num_ranks,
+        parameters,
+        tied,
+        planned,
+        _edit_plans(edits, captured.attributes),
+        captured_modules,
+        finder.converted,
+        captured.states,
+        frozenset(sizes.doubtful),
     )
     return found, refusals
 
 
-def _all_edits(decision: Decision, attributes: dict[Attribute, int]) -> tuple[tuple[EditPlan, ...], list[Refusal]]:
-    by_rank, refusals = [], []
-    for rank in range(decision.num_ranks):
-        edits, failed = solve_edits(decision, attributes, rank)
-        by_rank.append(edits)
-        refusals += failed
+def _edit_plans(by_rank: Sequence[dict[Attribute, int]], attributes: dict[Attribute, int]) -> tuple[EditPlan, ...]:
     changed = sorted({a for edits in by_rank for a in edits}, key=str)
-    plans = tuple(
+    return tuple(
         EditPlan(a.module, a.path, attributes[a], tuple(_optional(edits.get(a, attributes[a])) for edits in by_rank))
         for a in changed
     )
-    return plans, refusals
 
 
 def _optional(value: int) -> int | None:
@@ -129,12 +140,22 @@ def _place_plan(place: Place) -> PlacePlan:
     (function, position), *calls = [_point(frame) for frame in place.way]
     through = tuple(reversed(calls))
     return PlacePlan(
-        place.module, place.where, place.leaf, steps, function, position, place.operand, place.reads, through
+        place.module,
+        place.where,
+        place.leaf,
+        steps,
+        function,
+        position,
+        place.operand,
+        place.reads,
+        through,
+        place.argument,
+        place.shares,
     )
 
 
 def _point(frame: Frame) -> tuple[str, Position]:
-    position = position_of(frame.code, frame.instruction)
+    position = position_of(frame)
     assert position is not None, "ways lead through expressions that were found in the source"
     return frame.code.co_qualname, position
 
@@ -225,8 +246,9 @@ def distinct_ranks(plan: Installable) -> list[int]:
         shapes = tuple(p.local_shape(rank) for p in plan.parameters)
         edits = tuple(e.values[rank] for e in plan.edits)
         steps = tuple(sum(b - a for a, b in s.ranges[rank]) for place in plan.places for s in place.steps if s.ranges)
+        shares = tuple(place.shares[rank] for place in plan.places if place.shares)
         programs = tuple(json.dumps(c.programs[rank]) for c in plan.captured)
-        kinds.setdefault((shapes, edits, steps, programs), rank)
+        kinds.setdefault((shapes, edits, steps, shares, programs), rank)
     return list(kinds.values())
 
 
@@ -284,7 +306,7 @@ def trace_rank(
     forget(local_model, plan.states)
     apply_edits(local_model, plan, rank)
     apply_captured(local_model, plan, rank, key)
-    apply_places(local_model, plan, key)
+    apply_places(local_model, plan, key, rank)
     with registered(key, CollectiveContext(group, sites_of(plan))):
         outputs = run_phases(local_model, inputs, recorder, mode, captured.graph.phases, traced)
     return _local_graph(local_model, recorder, outputs)

@@ -6,6 +6,7 @@
     operand   the operand of an expression in the Python that a module runs is wrapped
     lookup    a module that is one table look-up: its indices are made local, rows it does not hold become zero
     call      a call in the Python that a module runs that is one table look-up: the same
+    size      an integer argument of a call in the Python that a module runs becomes the rank's part of it (`sizes.py`)
 
 Hooks come first; wrapping an expression rewrites one expression in one module's copy of its code (`insert.py`).
 """
@@ -21,6 +22,7 @@ from typing import Literal
 
 from axisplit.axes.derive import Derived
 from axisplit.capture.graph import Call, Frame, Graph, Node
+from axisplit.capture.integers import Path
 from axisplit.lower.decision import Decision, whole_at_birth
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import Site
@@ -29,7 +31,7 @@ from axisplit.solve.shards import local_length
 from axisplit.solve.states import PARTIAL, WHOLE
 
 Use = tuple[Node, int, str]  # an op, the position of an operand, the state it wants it in
-Where = Literal["output", "input", "result", "operand", "lookup", "call"]
+Where = Literal["output", "input", "result", "operand", "lookup", "call", "size"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Place:
     way: tuple[Frame, ...] = ()  # from the expression out to the module's own method
     operand: int = -1
     reads: str = ""  # the output of the whole model that is made here and read nowhere inside
+    argument: Path = ()
+    shares: tuple[tuple[int, int], ...] = ()  # each rank's part of an integer: (numerator, denominator)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Refusal:
 
 
 Frames = tuple[Frame, ...]
-WayTo = Callable[[str, Frames, int, bool], Frames | None]  # module, frames, operand, whether a call -> `insert.way_to`
+WayTo = Callable[[str, Frames, int, bool, Path], Frames | None]
+"""Module, frames, operand, whether a call, argument -> `insert.way_to`."""
 IsMethod = Callable[[str, CodeType], bool]
 
 
@@ -84,11 +89,11 @@ def wrappable(derived: Derived, way_to: WayTo, is_method: IsMethod) -> tuple[set
         sums = derived.laws[node.index].reduce and not weights.isdisjoint(node.inputs())
         if not sums and not is_method(node.module, node.frames[0].code):
             continue
-        if len(node.outputs) == 1 and way_to(node.module, node.frames, -1, False):
+        if len(node.outputs) == 1 and way_to(node.module, node.frames, -1, False, ()):
             computed.add(node.outputs[0])
         if node.order == 0:
             reads = range(len(list(node.inputs())))
-            operands |= {(node.index, p) for p in reads if way_to(node.module, node.frames, p, False)}
+            operands |= {(node.index, p) for p in reads if way_to(node.module, node.frames, p, False, ())}
     return computed, operands
 
 
@@ -104,9 +109,12 @@ def find_places(decision: Decision, way_to: WayTo) -> Finder:
     return finder
 
 
-def _leaf(way: Frames) -> str:
+def leaf_of(way: Frames) -> str:
     """Names an expression by the calls that lead to it, outermost first."""
-    return ">".join(f"{frame.code.co_name}:{frame.instruction}" for frame in reversed(way))
+    return ">".join(
+        f"{frame.code.co_name}:{frame.instruction}" + (f"/{frame.inner[1]}" if frame.inner else "")
+        for frame in reversed(way)
+    )
 
 
 class Finder:
@@ -252,7 +260,7 @@ class Finder:
         node = self.producer.get(value)
         if node is None or value not in self.decision.search.computed or node.index in self.decision.captured_in:
             return False
-        return self.way_to(node.module, node.frames, -1, False) is not None
+        return self.way_to(node.module, node.frames, -1, False, ()) is not None
 
     def _buried(self, call: Call) -> bool:
         """Whether a call is one of a captured module's children, which are not called any more."""
@@ -272,9 +280,9 @@ class Finder:
         if not self._wraps_result(value):
             return False
         node = self.producer[value]
-        way = self.way_to(node.module, node.frames, -1, False)
+        way = self.way_to(node.module, node.frames, -1, False, ())
         assert way is not None, "_wraps_result"
-        self._add(node.module, "result", _leaf(way), value, source, target, way)
+        self._add(node.module, "result", leaf_of(way), value, source, target, way)
         return True
 
     def _input_of(self, value: int, node: Node, target: str) -> tuple[Call, str] | None:
@@ -299,10 +307,10 @@ class Finder:
         return None
 
     def _at_operand(self, value: int, source: str, target: str, node: Node, position: int) -> bool:
-        way = self.way_to(node.module, node.frames, position, False)
+        way = self.way_to(node.module, node.frames, position, False, ())
         if way is None or (node.index, position) not in self.decision.search.wrapped:
             return False
-        self._add(node.module, "operand", f"{_leaf(way)}.{position}", value, source, target, way, position)
+        self._add(node.module, "operand", f"{leaf_of(way)}.{position}", value, source, target, way, position)
         return True
 
     # --- look-ups -------------------------------------------------------------------------------------------------
@@ -321,10 +329,10 @@ class Finder:
                 return
         layout = self._lookup_layout(node)
         for inner in reversed(range(len(node.frames))):
-            way = self.way_to(node.module, node.frames[inner:], -1, True)
+            way = self.way_to(node.module, node.frames[inner:], -1, True, ())
             if way is not None:
-                steps = (Site(f"{node.module}:lookup.{_leaf(way)}", "lookup", layout),)
-                self.places[node.module, "call", _leaf(way)] = Place(node.module, "call", _leaf(way), steps, way)
+                steps = (Site(f"{node.module}:lookup.{leaf_of(way)}", "lookup", layout),)
+                self.places[node.module, "call", leaf_of(way)] = Place(node.module, "call", leaf_of(way), steps, way)
                 return
         key = self.decision.search.ties.node[node.index]
         name = self.decision.choice.solution.strategy[key]

@@ -22,6 +22,7 @@ from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, prove_programs, ways_in
 from axisplit.lower.places import Refusal, wrappable
 from axisplit.lower.reads import reads_on_parts
+from axisplit.lower.sizes import OTHER_WAYS
 from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
 from axisplit.proof.program import Mismatch
@@ -145,8 +146,10 @@ class _Planner:
             tried = self._try(start, frozenset(forbidden), choice, modules)
             decision, refusals = tried.decision, tried.refusals
             if not refusals:
-                return Found(decision, tried.lowered, tuple(sorted(set(forbidden.values()))), first, tried.backward)
-            more = self._capturable(decision, refusals) - modules if programs else frozenset()
+                excluded = {reason for forbid, reason in forbidden.items() if forbid[0] not in OTHER_WAYS}
+                return Found(decision, tried.lowered, tuple(sorted(excluded)), first, tried.backward)
+            hopeless = [r for r in refusals if r.forbid[0] not in OTHER_WAYS]  # others can be done in another way
+            more = self._capturable(decision, hopeless) - modules if programs else frozenset()
             if more:
                 modules |= more
                 continue
@@ -171,7 +174,7 @@ class _Planner:
             if not refusals:
                 backward = self._with_cotangents(decision) if decision.num_ranks > 1 else None
                 found = [] if backward is not None and backward.proved else self._mismatches(decision, lowered)
-                refusals = [r for m in found for r in blame(decision, m, lowered.edits)]
+                refusals = [r for m in found for r in blame(decision, m, lowered.edits, lowered.doubtful)]
             self._tried[key] = Attempt(decision, lowered, refusals, backward)
         return self._tried[key]
 
@@ -226,7 +229,7 @@ class _Planner:
         return unsplit > 0 or (least is not None and round(least, 3) < moved)
 
     def _choose(self, start: Search, forbidden: dict[tuple[str, ...], str]) -> Choice:
-        key = (id(start), frozenset(forbidden))
+        key = (id(start), frozenset(f for f in forbidden if f[0] not in OTHER_WAYS))
         if key in self._chosen:
             return self._chosen[key]
         choice = choose(replace(start, forbidden=key[1]), self.keep, self.memory_per_rank)
@@ -393,7 +396,10 @@ def _tiers(lowered: Lowered) -> dict[str, str]:
     tiers: dict[str, str] = {program.module or "model": "captured" for program in lowered.captured}
     for edit in lowered.edits:
         tiers.setdefault(edit.module or "model", "attributes")
-    for places, tier in ((("result", "operand", "call"), "expression"), (("input", "output", "lookup"), "native")):
+    for places, tier in (
+        (("result", "operand", "call", "size"), "expression"),
+        (("input", "output", "lookup"), "native"),
+    ):
         for place in lowered.places:
             if place.where in places:
                 tiers.setdefault(place.module or "model", tier)

@@ -11,12 +11,19 @@ import ast
 import copy
 import functools
 import types
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from axisplit.capture.graph import Frame
+from axisplit.capture.integers import Path
 
 Position = tuple[int, int, int, int]  # line, end line, column, end column, as `co_positions` gives them
 
 
-def position_of(code: types.CodeType, instruction: int) -> Position | None:
-    """Source position of an instruction, if the code kept it whole."""
+def position_of(frame: Frame) -> Position | None:
+    """Source position of a frame's instruction, if the code kept it whole."""
+    code, instruction = frame.inner or (frame.code, frame.instruction)
     places = _positions(code)
     place = places[instruction] if instruction < len(places) else (None,)
     return None if any(p is None for p in place) else place  # type: ignore[return-value]
@@ -33,25 +40,44 @@ def definition_of(code: types.CodeType) -> ast.FunctionDef | None:
     return None if tree is None else _definition(tree, code.co_name, code.co_firstlineno)
 
 
-def can_insert(code: types.CodeType, instruction: int, operand: int, call: bool = False) -> bool:
-    """Whether the expression at an instruction (or its operand) is found in the source; with `call`, it must be a call
-    with at least one plain argument.
+_INSIDE = ("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>", "<lambda>")
+
+
+def with_enclosed(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Frames in which comprehensions and lambdas are part of the function that they stand in, if it is what runs
+    them: its definition can be rewritten, theirs alone cannot.
     """
-    found = _expression(code, instruction)
+    found: list[Frame] = []
+    for frame in frames:
+        last = found[-1] if found else None
+        if last is not None and last.code.co_name in _INSIDE and last.code in frame.code.co_consts:
+            found[-1] = replace(frame, inner=last.inner or (last.code, last.instruction))
+        else:
+            found.append(frame)
+    return tuple(found)
+
+
+def can_insert(frame: Frame, operand: int, call: bool = False, argument: Path = ()) -> bool:
+    """Whether the expression that a frame is at (or its operand, or an argument) is found in the source; with `call`,
+    it must be a call with at least one plain argument.
+    """
+    found = _expression(frame)
     if found is None:
         return False
+    if argument:
+        return argument_of(found, argument) is not None
     if call:
         return isinstance(found, ast.Call) and bool(found.args) and not isinstance(found.args[0], ast.Starred)
     return operand < 0 or operand_of(found, operand) is not None
 
 
-def is_call(code: types.CodeType, instruction: int) -> bool:
-    """Whether a call stands in the source at an instruction."""
-    return isinstance(_expression(code, instruction), ast.Call)
+def is_call(frame: Frame) -> bool:
+    """Whether a call stands in the source where a frame is."""
+    return isinstance(_expression(frame), ast.Call)
 
 
-def _expression(code: types.CodeType, instruction: int) -> ast.AST | None:
-    position = position_of(code, instruction)
+def _expression(frame: Frame) -> ast.AST | None:
+    position, code = position_of(frame), frame.code
     if position is None:
         return None
     found = _expressions(code.co_filename, code.co_name, code.co_firstlineno).get(position)
@@ -129,6 +155,71 @@ def _tensors_in(argument: ast.expr) -> list[ast.expr]:
         return [found for item in argument.elts for found in _tensors_in(item)]
     inner = argument.operand if isinstance(argument, ast.UnaryOp) else argument
     return [] if isinstance(inner, ast.Constant) else [argument]
+
+
+def argument_of(node: ast.AST, path: Path) -> ast.expr | None:
+    """The expression of one argument of a call, or of one item of a tuple, list or slice that is written there. None
+    where it does not stand in the source by itself: behind a star, or inside a variable.
+    """
+    slot = _slot(node, path)
+    found = None if slot is None else slot[0]()
+    return None if isinstance(found, ast.Starred | ast.Tuple | ast.List | ast.Slice) else found
+
+
+def is_number(frame: Frame, path: Path) -> bool:
+    """Whether an argument of the call that a frame is at is a number that stands in the source."""
+    found = _expression(frame)
+    return found is not None and isinstance(argument_of(found, path), ast.Constant)
+
+
+def exchange_argument(node: ast.AST, path: Path, change: Callable[[ast.expr], ast.expr]) -> None:
+    """Replace the expression that `argument_of` finds, in place."""
+    slot = _slot(node, path)
+    assert slot is not None, "checked by can_insert"
+    get, put = slot
+    put(change(get()))
+
+
+def _slot_of(node: ast.AST, head: int | str) -> Slot | None:
+    """An argument of a call, or what stands in square brackets (argument 1)."""
+    if isinstance(node, ast.Subscript) and head == 1:
+        return _field(node, "slice")
+    if not isinstance(node, ast.Call):
+        return None
+    if isinstance(head, str):
+        keyword = next((k for k in node.keywords if k.arg == head), None)
+        return None if keyword is None else _field(keyword, "value")
+    method = isinstance(node.func, ast.Attribute) and not is_namespace(node.func.value)
+    return _item(node.args, head - method)
+
+
+Slot = tuple[Callable[[], ast.expr], Callable[[ast.expr], None]]  # read an expression where it stands, write it there
+
+
+def _slot(node: ast.AST, path: Path) -> Slot | None:
+    head, *items = path
+    slot = _slot_of(node, head)
+    for item in items:
+        holder = None if slot is None else slot[0]()
+        if isinstance(holder, ast.Slice) and getattr(holder, _BOUNDS[str(item)]) is not None:
+            slot = _field(holder, _BOUNDS[str(item)])
+        else:
+            slot = _item(holder.elts, int(item)) if isinstance(holder, ast.Tuple | ast.List) else None
+    return slot
+
+
+_BOUNDS = {"start": "lower", "stop": "upper", "step": "step"}
+
+
+def _field(holder: Any, name: str) -> Slot:
+    return lambda: getattr(holder, name), lambda made: setattr(holder, name, made)
+
+
+def _item(expressions: list[ast.expr], index: int) -> Slot | None:
+    """One of several; behind a star nobody knows how many stand in front of it."""
+    if not 0 <= index < len(expressions) or any(isinstance(e, ast.Starred) for e in expressions[: index + 1]):
+        return None
+    return lambda: expressions[index], lambda made: expressions.__setitem__(index, made)
 
 
 def as_loaded(target: ast.expr) -> ast.expr:

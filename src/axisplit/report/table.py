@@ -158,7 +158,29 @@ def _lowering(plan: Plan, blocks: Blocks) -> list[str]:
     changed = [(shorten(name, NAME_WIDTH), f"{n} ×", values) for (name, values), n in list(edits.items())[:MOST_LINES]]
     more = [f"  and {len(edits) - MOST_LINES} more"] if len(edits) > MOST_LINES else []
     found = ["MODULES THAT ARE CHANGED", *columns(rows, "lrw")] if rows else []
-    return found + (["  attributes, whole → of each rank", *columns(changed, "lrw", 4), *more] if changed else [])
+    found += ["  attributes, whole → of each rank", *columns(changed, "lrw", 4), *more] if changed else []
+    return found + _sizes(plan, blocks)
+
+
+def _sizes(plan: Plan, blocks: Blocks) -> list[str]:
+    """Sizes in calls of which each rank takes a share."""
+    found: dict[tuple[str, str], int] = Counter()
+    for place in plan.places:
+        if place.shares and place.position is not None:
+            name = f"{blocks.fold_module(place.module)} line {place.position[0]}, argument {_written(place.argument)}"
+            found[clean(name), " | ".join("1" if n == d else f"{n}/{d}" for n, d in place.shares)] += 1
+    rows = [(shorten(name, NAME_WIDTH), f"{n} ×", shares) for (name, shares), n in list(found.items())[:MOST_LINES]]
+    more = [f"  and {len(found) - MOST_LINES} more"] if len(found) > MOST_LINES else []
+    return ["  sizes in calls, each rank's share", *columns(rows, "lrw", 4), *more] if rows else []
+
+
+def _written(argument: tuple[int | str, ...]) -> str:
+    """An argument's place in a call.
+
+    >>> _written((1, 2)), _written(("size", 0))
+    ('1[2]', 'size[0]')
+    """
+    return str(argument[0]) + "".join(f"[{item}]" for item in argument[1:])
 
 
 def _captured_share(plan: Plan) -> str:

@@ -65,10 +65,10 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class PlacePlan:
-    """A point of one module where steps are applied to a value."""
+    """A point of one module where steps are applied to a value, or a share is taken of a size."""
 
     module: str
-    where: Literal["output", "input", "result", "operand", "lookup", "call"]
+    where: Literal["output", "input", "result", "operand", "lookup", "call", "size"]
     leaf: str
     steps: tuple[StepPlan, ...]
     function: str = ""
@@ -76,6 +76,8 @@ class PlacePlan:
     operand: int = -1
     reads: str = ""  # the output of the whole model that is made here, and nowhere read inside
     through: tuple[tuple[str, tuple[int, int, int, int]], ...] = ()  # calls on the way to the function (lower.insert)
+    argument: tuple[int | str, ...] = ()  # of the call that stands there: its number or keyword, and the item in it
+    shares: tuple[tuple[int, int], ...] = ()  # what each rank makes of an integer there: value * n // d of (n, d)
 
 
 @dataclass(frozen=True)
@@ -350,6 +352,7 @@ def check_plan(plan: Plan) -> None:
     for place in plan.places:
         for step in place.steps:
             assert not step.ranges or len(step.ranges) == plan.ranks
+        assert len(place.shares) == (plan.ranks if place.where == "size" else 0)
     first = plan.collectives[0].phase if plan.collectives else ""
     total = sum(c.bytes for c in plan.collectives if c.phase == first)
     assert abs(total - plan.comm_bytes_per_rank) <= 1e-6 * max(total, 1.0)
