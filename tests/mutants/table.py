@@ -395,24 +395,11 @@ MUTANTS: dict[str, list[Mutant]] = {
             "solve/states.py", 'output = f"M:{split.name}" if law.mean else PARTIAL', "output = PARTIAL", zoo("olmo2-4")
         ),
         Mutant("solve/policy.py", "SMALL_FRACTION = 0.01", "SMALL_FRACTION = 0.6", zoo("conv net-2", "bert-2")),
-        Mutant("solve/policy.py", "            found.update(mine)", "            pass", POLICY),
         Mutant(
             "solve/policy.py",
             "if forced is None or forced - now >= max(prices[name], usual * real[name]) > 0:",
             "if True:",
             zoo("mamba-3", "olmo2-4"),
-        ),
-        Mutant(
-            "solve/policy.py",
-            "if forced is not None and forced - now < sum(prices[name] for name in mine):",
-            "if forced is not None:",
-            POLICY,
-        ),
-        Mutant(
-            "solve/policy.py",
-            "sorted((rate(group), group) for group in",
-            "sorted((sum(left[name][0] for name in group), group) for group in",
-            POLICY,
         ),
         Mutant(
             "lower/cotangents.py",

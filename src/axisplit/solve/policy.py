@@ -13,8 +13,7 @@ counts (a single value head's features lose to the query heads). A parameter wit
 of multi-query attention, a low-rank projection in front of a norm, a router) can often only be split by a collective of
 its own in the middle of a block. Whether that is so is measured, by solving with and without it: if its split rides on
 collectives that are there anyway (mamba's x_proj, q_proj before olmo2's norm), it is split. Beside larger parameters
-of its module that are split it has to ride more cheaply. Those that are left are measured together along each split: a
-block whose inner axis is normalised over needs one collective for all its matrices. Alone in its module (a convolution
+of its module that are split it has to ride more cheaply. Alone in its module (a convolution
 between norms) a parameter may only stay whole while all lone ones hold under a tenth of the bytes: beyond it the
 cheapest for each byte are split.
 """
@@ -28,7 +27,7 @@ from math import inf
 from axisplit.solve.build import Search, build_problem, conversion_bytes, phase_weight, share_bytes
 from axisplit.solve.problem import LeastBytes, Problem, Solution, common_strategies, solve_problem
 from axisplit.solve.splits import Split
-from axisplit.solve.states import PARTIAL, WHOLE, split_state
+from axisplit.solve.states import PARTIAL, WHOLE
 
 SMALL_FRACTION = 0.01
 # of the parameter bytes: what is too dear may stay whole up to here, if it is no smaller part of its module
@@ -82,8 +81,7 @@ def _lone(
     """Parameters without a closed axis of their own whose split nobody shares.
 
     They are added to those with one, largest first, and stay if that costs clearly less than splitting them alone, or
-    no more for each byte than what is split already; then those that are left and could be split along one axis,
-    together; and where too much would be left whole, the cheapest of the rest.
+    no more for each byte than what is split already; and where too much would be left whole, the cheapest of the rest.
     """
     closed = _closed_splits(search, must)
     inner = _inner_parameters(search)
@@ -106,8 +104,6 @@ def _lone(
             lone[name] = inf if forced is None else (forced - now) / real[name]
         else:
             chosen[name], now = must[name], forced
-    for name in _sharing(search, least, chosen, {name: must[name] for name in lone}, prices):
-        del lone[name]
     major = {n: (real[n], rate) for n, rate in lone.items() if rate < inf and not _is_minor(n, doubtful, must)}
     minor = sum(real[name] for name in lone if name not in major)
     split = _beyond(major, LONE_FRACTION * sum(real.values()) - minor)
@@ -130,43 +126,6 @@ def _beyond(lone: dict[str, tuple[int, float]], budget: float) -> set[str]:
         found |= alike
         left -= sum(lone[name][0] for name in alike)
     return found
-
-
-Musts = dict[str, tuple[float, frozenset[str]]]  # parameter class -> bytes, the states in which it is split
-
-
-def _sharing(search: Search, least: LeastBytes, chosen: Musts, left: Musts, prices: dict[str, float]) -> Musts:
-    """Of the parameters that cost too much one by one, those that share a price: a block whose inner axis is normalised
-    over still runs from matrix to matrix split, for one reduction and the norm's statistics.
-
-    Tried are those that one split cuts, together (or one alone: what was chosen after it may have paid for it). They
-    stay where they cost clearly less than each alone; first those that share best, so that others along a longer axis
-    (the width of all blocks) do not ride with them.
-    """
-    base = least(chosen)
-    if base is None or not left:
-        return {}
-
-    def rate(group: tuple[str, ...]) -> float:
-        """What a group costs, as part of what its members may cost alone."""
-        forced = least({**chosen, **{name: left[name] for name in group}})
-        return inf if forced is None else (forced - base) / (sum(prices[name] for name in group) or 1.0)
-
-    found: Musts = {}
-    now: float = base
-    for _, group in sorted((rate(group), group) for group in _cut_together(search, left)):
-        mine = {name: left[name] for name in group if name not in found}
-        forced = least({**chosen, **found, **mine}) if mine else None
-        if forced is not None and forced - now < sum(prices[name] for name in mine):
-            found.update(mine)
-            now = forced
-    return found
-
-
-def _cut_together(search: Search, left: Musts) -> set[tuple[str, ...]]:
-    """Groups of parameter classes that some split cuts."""
-    groups = {tuple(name for name in left if split_state(split) in left[name][1]) for split in search.splits}
-    return {group for group in groups if group}
 
 
 def _price(
