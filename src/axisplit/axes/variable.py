@@ -24,10 +24,10 @@ def variable_leaves(derived: Derived) -> frozenset[Axis]:
 
 
 def _variable_leaves(derived: Derived) -> frozenset[Axis]:
-    axes, weights = derived.axes, _weights_and_views(derived)
+    axes, roots = derived.axes, {*derived.graph.parameters.values(), *derived.graph.buffers.values()}
+    weights = derived.graph.made_of(roots)
     cuts = [(_cut_dim(derived, node), node) for node in derived.graph.nodes if _cuts_weight(node, weights)]
     cut = {axes.find(axis) for axis, _ in cuts}
-    roots = {*derived.graph.parameters.values(), *derived.graph.buffers.values()}
     fixed = {
         leaf for v in roots for axis in derived.dims[v] if axes.find(axis) not in cut for leaf in axes.leaves(axis)
     }
@@ -38,16 +38,6 @@ def _variable_leaves(derived: Derived) -> frozenset[Axis]:
         if not followed <= fixed:
             found.update(axes.leaves(axis))
     return frozenset(found)
-
-
-def _weights_and_views(derived: Derived) -> set[int]:
-    """Parameters and buffers, and what is made of nothing else."""
-    found = {*derived.graph.parameters.values(), *derived.graph.buffers.values()}
-    for node in derived.graph.nodes:
-        inputs = set(node.inputs())
-        if inputs and inputs <= found:
-            found.update(node.outputs)
-    return found
 
 
 def _cuts_weight(node: Node, weights: set[int]) -> bool:

@@ -16,7 +16,7 @@ contiguous range; all shapes are concrete (symbolic sizes are a matter of the ax
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
@@ -147,6 +147,15 @@ class Graph:
     def producer(self) -> dict[int, Node]:
         """Value -> the node that makes it; parameters, buffers, inputs and constants have none."""
         return {output: node for node in self.nodes for output in node.outputs}
+
+    def made_of(self, values: Iterable[int]) -> set[int]:
+        """These values, and what is made of nothing else."""
+        found = set(values)
+        for node in self.nodes:
+            inputs = set(node.inputs())
+            if inputs and inputs <= found:
+                found.update(node.outputs)
+        return found
 
     def __str__(self) -> str:
         lines = []

@@ -21,7 +21,7 @@ from types import CodeType
 from typing import Literal
 
 from axisplit.axes.derive import Derived
-from axisplit.capture.graph import Call, Frame, Graph, Node
+from axisplit.capture.graph import Call, Frame, Node
 from axisplit.capture.integers import Path
 from axisplit.lower.decision import Decision, whole_at_birth
 from axisplit.runtime.layout import Layout
@@ -64,16 +64,6 @@ WayTo = Callable[[str, Frames, int, bool, Path], Frames | None]
 IsMethod = Callable[[str, CodeType], bool]
 
 
-def _weights_and_views(graph: Graph) -> set[int]:
-    """Parameters, and what is made of nothing else."""
-    found = set(graph.parameters.values())
-    for node in graph.nodes:
-        inputs = set(node.inputs())
-        if inputs and inputs <= found:
-            found.update(node.outputs)
-    return found
-
-
 def wrappable(derived: Derived, way_to: WayTo, is_method: IsMethod) -> tuple[set[int], set[tuple[int, int]]]:
     """(values computed by an expression that can be wrapped, operands (node, position) that can be).
 
@@ -81,7 +71,8 @@ def wrappable(derived: Derived, way_to: WayTo, is_method: IsMethod) -> tuple[set
     of rotary embeddings and attention would make the problem three times as large, and the solver ten times as slow.
     """
     computed, operands = set(), set()
-    graph, weights = derived.graph, _weights_and_views(derived.graph)
+    graph = derived.graph
+    weights = graph.made_of(graph.parameters.values())
     for node, after in zip_longest(graph.nodes, graph.nodes[1:]):
         last = after is None or after.issue != node.issue
         if not last or not node.frames:
