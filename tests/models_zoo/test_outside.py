@@ -148,6 +148,7 @@ OUTSIDE: dict[str, Callable[[], Made]] = {
         written.Clicks(),
         (torch.randn(4, 13), torch.randint(0, 57, (3, 8)), torch.tensor([[0, 2, 4, 6]] * 3)), 0.95,
     ),
+    "mapped": lambda: (written.Mapped(), (torch.randn(4, 7, 18),), 0.95),
     "upscaler": lambda: (written.upscaler(), (torch.randn(2, 3, 6, 6),), 0.95),
     "x-transformers": x_transformers,
     "diffusers unet": unet,

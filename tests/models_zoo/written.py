@@ -150,6 +150,23 @@ class Clicks(nn.Module):
         return self.above(torch.cat([low, (features @ features.mT)[:, i, j]], 1))
 
 
+class Mapped(nn.Module):
+    """Written for one sample, and for one query and one key, and mapped over them."""
+
+    def __init__(self, width: int = 18, hidden: int = 45) -> None:
+        super().__init__()
+        self.qk, self.up, self.down = nn.Linear(width, width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def sample(self, x: Tensor) -> Tensor:
+        place = torch.arange(x.shape[0])
+        seen = torch.vmap(torch.vmap(lambda q, k: q >= k, (None, 0)), (0, None))(place, place)
+        weights = (self.qk(x) @ x.T).masked_fill(~seen, -torch.inf).softmax(-1)
+        return x + self.down(torch.relu(self.up(weights @ x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(self.sample)(x)
+
+
 def upscaler() -> nn.Module:
     """Convolutions with normalised weights, gated channels, pixels made of channels."""
     return nn.Sequential(

@@ -28,10 +28,28 @@ def _written_places(op: Any) -> tuple[tuple[int, str], ...]:
     return tuple((p, a.name) for p, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
+@cache
 def functional_form(op: Any) -> Any:
-    """`add_.Tensor` -> `add.Tensor`, None if there is none."""
+    """`add_.Tensor` -> `add.Tensor`, `transpose_` -> `transpose.int`; None if there is none."""
     name = op._opname
-    if op.namespace == "aten" and name.endswith("_") and not name.endswith("__"):
-        packet = getattr(aten, name.removesuffix("_"), None)
-        return getattr(packet, op._overloadname, None) if packet is not None else None
-    return None
+    if op.namespace != "aten" or not name.endswith("_") or name.endswith("__"):
+        return None
+    packet = getattr(aten, name.removesuffix("_"), None)
+    if packet is None:
+        return None
+    forms = [getattr(packet, overload) for overload in packet.overloads()]
+    same = [form for form in forms if _taken(form) == _taken(op)]
+    return getattr(packet, op._overloadname, next(iter(same), None))
+
+
+def _taken(op: Any) -> list[tuple[str, str]]:
+    """Names and types of what an op takes."""
+    return [(a.name, str(a.type)) for a in op._schema.arguments]
+
+
+@cache
+def reshapes_in_place(op: Any) -> bool:
+    """Whether an op only looks at its tensor in another way from then on, as `squeeze_`: its own form is a view."""
+    functional = functional_form(op)
+    aliases = [r.alias_info for r in functional._schema.returns] if functional is not None else []
+    return any(alias is not None and not alias.is_write for alias in aliases)

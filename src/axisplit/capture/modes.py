@@ -33,9 +33,33 @@ class OpMode(SchemaCheckMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        shape = _SHAPES.get(func) if any(isinstance(a, FakeTensor) for a in args) else None
-        run = (lambda: shape(*args, **kwargs)) if shape is not None else (lambda: func(*args, **kwargs))
-        return self._recorder.record(func, args, kwargs, lambda: remembered(func, args, kwargs, run))
+        if not under_transform():
+            return _recorded(self._recorder, func, args, kwargs)
+        with InnerOpMode(self._recorder):
+            return func(*args, **kwargs)
+
+
+class InnerOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees the ops that a transform makes of an op, on the tensors that its own stand for."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _recorded(self._recorder, func, args, kwargs or {})
+
+
+def under_transform() -> bool:
+    """Whether a transform of `torch.func` (vmap, grad) runs: its tensors stand for others and have no data."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _recorded(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An op's result; runs and records it."""
+    shape = _SHAPES.get(func) if any(isinstance(a, FakeTensor) for a in args) else None
+    run = (lambda: shape(*args, **kwargs)) if shape is not None else (lambda: func(*args, **kwargs))
+    return recorder.record(func, args, kwargs, lambda: remembered(func, args, kwargs, run))
 
 
 class FunctionMode(TorchFunctionMode):

@@ -15,7 +15,7 @@ import dis
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -24,9 +24,9 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
 
 from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
-from axisplit.capture.inplace import functional_form, written_arguments
+from axisplit.capture.inplace import functional_form, reshapes_in_place, written_arguments
 from axisplit.capture.integers import match_integers
-from axisplit.capture.modes import FunctionMode, OpMode
+from axisplit.capture.modes import FunctionMode, OpMode, under_transform
 from axisplit.capture.trees import leaves
 from axisplit.errors import CaptureError
 
@@ -165,6 +165,8 @@ class Recorder:
         name = op._opname if getattr(op, "namespace", "") == "aten" else op.name()
         if name in _QUERIES:
             return run()
+        if name not in IDENTITIES and reshapes_in_place(op):
+            return self._record_reshaped(op, args, kwargs, run)
         mutated = written_arguments(op, args, kwargs)
         arguments, keywords = self._to_refs(args), self._to_refs(kwargs)
         result = self._run(op, run)
@@ -238,6 +240,22 @@ class Recorder:
             if tensor is not target and id(tensor) not in self._tracked:
                 self._alias(target, tensor)
 
+    def _record_reshaped(self, op: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        """A tensor becomes a view of what it was, which another tensor stands for from now on."""
+        target, rest = args[0], self._to_refs(args[1:])
+        self.value_of(target)
+        before = aten.alias.default(target)
+        result = self._run(op, run)
+        known = self._tracked[id(target)]
+        self._tracked[id(before)] = replace(known, tensor=before)
+        self._sharing[_storage_key(before)].append(before)
+        for other in self._tracked.values():
+            other.view_of = before if other.view_of is target else other.view_of
+        view = (functional_form(op), rest, self._to_refs(kwargs), 0)
+        (value,) = self._append(view[0], (Ref(known.value), *rest), view[2], [target])
+        self._tracked[id(target)] = _Tracked(target, value, known.version, before, view)
+        return result
+
     def _write(self, target: torch.Tensor, value: int) -> None:
         """A tensor's storage now holds `value` where the tensor looks: carry it up to the storage's owner."""
         chain, tensor = [], target
@@ -294,7 +312,11 @@ class Recorder:
         return outputs
 
     def _frames(self) -> tuple[Frame, ...]:
-        """The model's own Python frames, from the op outwards to the method that the innermost module was called by."""
+        """The model's own Python frames, from the op outwards to the method that the innermost module was called by.
+        None under a transform of `torch.func`: what is put around an expression there would see its stand-ins.
+        """
+        if under_transform():
+            return ()
         frames: list[Frame] = []
         frame, inside = sys._getframe(1), False
         while frame is not None and len(frames) < 12 and frame.f_code is not self.caller:
@@ -313,11 +335,15 @@ class Recorder:
 
     @contextmanager
     def watch(self, model: torch.nn.Module) -> Iterator[None]:
-        """Record the calls of a model's modules (hooks for the duration)."""
+        """Record the calls of a model's modules (hooks for the duration). One that is called under a transform of
+        `torch.func` is a part of what called the transform: no value of the graph goes in or out.
+        """
         open_calls: list[tuple[str, int, tuple[tuple[str, int], ...], Any]] = []
 
         def entering(path: str) -> Callable[..., None]:
             def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+                if under_transform():
+                    return
                 given = tuple(leaves({**dict(enumerate(args)), **kwargs}, self.value_of))
                 open_calls.append((path, len(self.recording.nodes), given, self._tree((args, kwargs))))
                 self.module_stack.append(path)
@@ -326,6 +352,8 @@ class Recorder:
 
         def leaving(path: str) -> Callable[..., None]:
             def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
+                if under_transform():
+                    return
                 self.module_stack.pop()
                 name, first, inputs, arguments = open_calls.pop()
                 outputs = tuple(leaves(output, self.value_of))
