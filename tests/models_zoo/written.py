@@ -155,13 +155,14 @@ class Mapped(nn.Module):
 
     def __init__(self, width: int = 18, hidden: int = 45) -> None:
         super().__init__()
-        self.qk, self.up, self.down = nn.Linear(width, width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.qk, self.up = nn.Linear(width, width), nn.Linear(width, hidden)
+        self.down = nn.Parameter(torch.randn(hidden, width) / 10)
 
     def sample(self, x: Tensor) -> Tensor:
         place = torch.arange(x.shape[0])
         seen = torch.vmap(torch.vmap(lambda q, k: q >= k, (None, 0)), (0, None))(place, place)
         weights = (self.qk(x) @ x.T).masked_fill(~seen, -torch.inf).softmax(-1)
-        return x + self.down(torch.relu(self.up(weights @ x)))
+        return x + torch.relu(self.up(weights @ x)) @ self.down
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.vmap(self.sample)(x)

@@ -42,6 +42,7 @@ TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
 DISCOVER = ("tests/axes/test_discover.py",)
+MAPPED = ("tests/models_zoo/test_outside.py", "--full", "-k", "mapped")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
@@ -111,6 +112,18 @@ MUTANTS: dict[str, list[Mutant]] = {
             "capture/record.py", "inverse = sorted(range(len(order)), key=order.__getitem__)", "inverse = order", WRITES
         ),
         Mutant("capture/record.py", 'if name in ("slice", "select"):', 'if name in ("slice",):', WRITES),
+        Mutant(
+            "capture/record.py", "other.view_of = before if other.view_of is target else other.view_of", "pass", WRITES
+        ),
+        Mutant("capture/record.py", "view = (functional_form(op), rest,", "view = (aten.alias.default, (),", WRITES),
+        Mutant("capture/inplace.py", "if _taken(form) == _taken(op)]", "if False]", WRITES),
+        Mutant("capture/modes.py", "if not under_transform():", "if True:", MAPPED),
+        Mutant(
+            "capture/record.py",
+            "if under_transform():\n                    return\n                given",
+            "if False:\n                    return\n                given",
+            MAPPED,
+        ),
         Mutant(
             "capture/provenance.py",
             "left, right = (int(other), int(self)) if reflected",

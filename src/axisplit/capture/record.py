@@ -312,11 +312,7 @@ class Recorder:
         return outputs
 
     def _frames(self) -> tuple[Frame, ...]:
-        """The model's own Python frames, from the op outwards to the method that the innermost module was called by.
-        None under a transform of `torch.func`: what is put around an expression there would see its stand-ins.
-        """
-        if under_transform():
-            return ()
+        """The model's own Python frames, from the op outwards to the method that the innermost module was called by."""
         frames: list[Frame] = []
         frame, inside = sys._getframe(1), False
         while frame is not None and len(frames) < 12 and frame.f_code is not self.caller:
