@@ -42,8 +42,8 @@ def functional_form(op: Any) -> Any:
 
 
 def scatter_of(view: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
-    """The op that exchanges what a view shows of a tensor of a shape, with its arguments behind tensor and part; None if
-    the view shows no stretch of one dim.
+    """The op that exchanges what a view shows of a tensor of a shape, with its arguments behind tensor and part; None
+    if the view shows no stretch of one dim.
 
     Args:
         view: (op, arguments behind the tensor, keyword arguments, which of the op's results the view is).

@@ -79,8 +79,8 @@ def _makers(decision: Decision, start: Iterable[Node], node: Node, reason: str) 
 
 
 def give_up_modules(decision: Decision, refusals: Iterable[Refusal]) -> list[Refusal]:
-    """Everything but whole for all ops of the modules (and their repetitions) that are refused, or broke where nobody is
-    to blame.
+    """Everything but whole for all ops of the modules (and their repetitions) that are refused, or that broke where
+    nobody is to blame.
     """
     modules = {_module(r.forbid[1]): r.reason for r in refusals if r.forbid[0] in ("run", "convert")}
     broken = (r for r in refusals if r.forbid[0] == "none" and r.node is not None)
