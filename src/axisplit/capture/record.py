@@ -37,7 +37,6 @@ IDENTITIES = {
     "alias",
     "clone",
     "contiguous",
-    "detach",
     "detach_",
     "lift",
     "lift_fresh",
@@ -168,7 +167,8 @@ class Recorder:
         mutated = written_arguments(op, args, kwargs)
         arguments, keywords = self._to_refs(args), self._to_refs(kwargs)
         result = self._run(op, run)
-        if name in IDENTITIES or (name in _CASTS and _same_dtype(args, result)):
+        constant = name == "detach" and self.recording.values[arguments[0].value].origin == "constant"
+        if constant or name in IDENTITIES or (name in _CASTS and _same_dtype(args, result)):
             self._alias(args[0], result)
         elif mutated:
             self._record_mutation(op, arguments, keywords, args, mutated, result)
@@ -261,9 +261,9 @@ class Recorder:
         """The base's new value, after what a view of it shows became `value`."""
         op, args, *_ = view
         whole, part = Ref(self._tracked[id(base)].value), Ref(value)
-        if view is _ALIAS:
-            return value
         name = op._opname
+        if view is _ALIAS or name == "detach":
+            return value
         scatter = scatter_of(view, tuple(base.shape))
         if scatter is not None:
             scatter_op, given, keywords = scatter
