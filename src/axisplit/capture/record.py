@@ -261,9 +261,9 @@ class Recorder:
         """The base's new value, after what a view of it shows became `value`."""
         op, args, *_ = view
         whole, part = Ref(self._tracked[id(base)].value), Ref(value)
-        name = op._opname
-        if view is _ALIAS or name == "detach":
+        if view is _ALIAS or op._opname == "detach":
             return value
+        name = op._opname
         scatter = scatter_of(view, tuple(base.shape))
         if scatter is not None:
             scatter_op, given, keywords = scatter
