@@ -68,6 +68,20 @@ class Writes(nn.Module):
     def masked(self, y):
         y.masked_fill_(y > 0.2, -1.0)
 
+    def narrowed(self, y):
+        y.narrow(-1, 1, 2).mul_(3)
+
+    @torch.no_grad()
+    def pieces(self, y):
+        y.split([1, 2, 3], -1)[2].neg_()
+        y.chunk(2, -1)[1].mul_(2)
+        y.unbind(-1)[4].add_(1)
+        y.swapaxes(0, 1)[1].fill_(7)
+
+    @torch.no_grad()
+    def out(self, y):
+        torch.cumsum(y[..., 1:4] * 2, -1, out=y.narrow(-1, 0, 3))
+
     def squeezed(self, y):
         y[:, :1].squeeze(1).exp_()
 

@@ -138,3 +138,21 @@ def test_check_plan_states_what_a_plan_is(saved):
     ):
         with pytest.raises(AssertionError):
             check_plan(wrong)
+
+
+class Prefixed(nn.Module):
+    """Learned vectors in front of each channel's values: none."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.prefix = nn.Linear(6, 12), nn.Parameter(torch.randn(12, 0))
+
+    def forward(self, x):
+        return torch.cat([self.prefix, self.up(x).T], 1).sum(1)
+
+
+def test_parameters_without_elements():
+    model, inputs = Prefixed(), (torch.randn(5, 6),)
+    plan = axisplit.plan(model, inputs, ranks=3)
+    assert plan.split_fraction == 1
+    assert axisplit.verify(model, inputs, plan, gradients=True).equal

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 import axisplit
 from axisplit.capture.record import Recorder
@@ -76,11 +76,11 @@ class Checked(nn.Module):
 
 
 class CheckedInAVariable(Checked):
-    """Where no size stands by itself that could be wrapped."""
+    """Where no size stands by itself that could be wrapped; a captured program detaches what the Python does."""
 
     def parted(self, hidden: Tensor) -> Tensor:
         shape = (self.count, self.width)
-        return hidden.unflatten(-1, shape)
+        return (hidden * hidden.detach()).unflatten(-1, shape)
 
 
 @pytest.mark.parametrize("kind", [Checked, CheckedInAVariable])
@@ -90,4 +90,36 @@ def test_attributes_that_python_checks_are_not_rewritten(kind: type[Checked]) ->
     assert not plan.edits
     assert bool(plan.captured) == (kind is CheckedInAVariable)
     assert plan.split_fraction > 0.9
+    verdict = axisplit.verify(model, inputs, plan, gradients=True)
+    assert verdict.equal, str(verdict)
+
+
+class Attend(nn.Module):
+    """Takes another way for one key head; what it returns beside a tensor keeps it from being captured."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, object]:
+        if k.shape[1] == 1:
+            k, v = k.squeeze(1), v.squeeze(1)
+        if k.ndim == 3:
+            k, v = (t.unsqueeze(1).expand(-1, q.shape[1], -1, -1) for t in (k, v))
+        return scaled_dot_product_attention(q, k, v), object()
+
+
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.attend = 3, Attend()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, 12) for _ in range(3))
+        self.out = nn.Linear(12, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (m(x).unflatten(-1, (self.heads, 4)).transpose(1, 2) for m in (self.q, self.k, self.v))
+        return self.out(self.attend(q, k, v)[0].transpose(1, 2).flatten(2))
+
+
+def test_views_that_come_back_to_their_shape_are_the_value() -> None:
+    model, inputs = perturb(Heads()), (torch.randn(2, TOKENS, WIDTH),)
+    plan = axisplit.plan(model, inputs, ranks=3)
+    assert plan.optimal
+    assert plan.split_fraction > 0.95
     assert axisplit.verify(model, inputs, plan).equal

@@ -12,7 +12,15 @@ from torch import nn
 import axisplit
 from axisplit.capture.randomness import random_op
 from axisplit.capture.trace import capture
-from axisplit.proof.numbers import CONTROL_FACTOR, Numbers, Perturbed, difference, distinct_collectives, run_all
+from axisplit.proof.numbers import (
+    CONTROL_FACTOR,
+    Numbers,
+    Perturbed,
+    Widened,
+    difference,
+    distinct_collectives,
+    run_all,
+)
 from models_zoo.equality import tensors
 from models_zoo.small import Mlp
 from models_zoo.tiny import ZOO, build, perturb
@@ -147,3 +155,24 @@ def test_a_recurrent_layer_draws_for_its_dropout_only(layers, dropout, drawing):
     model = nn.LSTM(8, 8, layers, dropout=dropout).train()
     found = random_op(capture(model, (torch.randn(3, 2, 8),)).graph)
     assert (found and found.name) == drawing
+
+
+class Groups(nn.Module):
+    """Sums features by a matrix that is neither parameter nor buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.groups = nn.Linear(8, 12), nn.Linear(3, 8), [torch.eye(3).repeat_interleave(4, 0)]
+
+    def forward(self, x):
+        return self.down(torch.mm(self.up(x), self.groups[0]))
+
+
+def test_tensors_in_plain_attributes_are_widened_where_they_must_be():
+    model, inputs = Groups(), (torch.randn(5, 8),)
+    verdict = axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2), gradients=True)
+    assert verdict.equal
+    assert verdict.exact_error < 1e-12
+    written, wide = torch.zeros(2), torch.ones(2, dtype=torch.float64)
+    with Widened(), pytest.raises(RuntimeError):
+        torch.mv(torch.eye(2, dtype=torch.float64), wide, out=written)

@@ -7,8 +7,9 @@
 
 Ops are recorded where Python calls them, above autograd and above aten's composite decompositions (`linear`,
 `matmul`, `scaled_dot_product_attention` stay whole), so a model and its rank-local part issue the same ops.
-In-place ops appear as their functional forms; ops that change nothing (`detach`, `contiguous`, a cast to the same
-dtype) do not appear. Several phases (prefill, decode) share one graph, hence one set of parameters and axes.
+In-place ops appear as their functional forms; ops that change nothing (`contiguous`, a cast to the same dtype) do not
+appear; `detach` does, for it ends what flows backward. Several phases (prefill, decode) share one graph, hence one set
+of parameters and axes.
 
 Invariants (`check_graph`): values are defined before they are used; one producer each; nodes of a call are a
 contiguous range; all shapes are concrete (symbolic sizes are a matter of the axes).

@@ -24,7 +24,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
 
 from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
-from axisplit.capture.inplace import functional_form, reshapes_in_place, written_arguments
+from axisplit.capture.inplace import functional_form, reshapes_in_place, scatter_of, written_arguments
 from axisplit.capture.integers import match_integers
 from axisplit.capture.modes import FunctionMode, OpMode, under_transform
 from axisplit.capture.trees import leaves
@@ -37,7 +37,6 @@ IDENTITIES = {
     "alias",
     "clone",
     "contiguous",
-    "detach",
     "detach_",
     "lift",
     "lift_fresh",
@@ -170,7 +169,8 @@ class Recorder:
         mutated = written_arguments(op, args, kwargs)
         arguments, keywords = self._to_refs(args), self._to_refs(kwargs)
         result = self._run(op, run)
-        if name in IDENTITIES or (name in _CASTS and _same_dtype(args, result)):
+        constant = name == "detach" and self.recording.values[arguments[0].value].origin == "constant"
+        if constant or name in IDENTITIES or (name in _CASTS and _same_dtype(args, result)):
             self._alias(args[0], result)
         elif mutated:
             self._record_mutation(op, arguments, keywords, args, mutated, result)
@@ -226,7 +226,8 @@ class Recorder:
     ) -> None:
         functional = functional_form(op)
         target = mutated[0]
-        if functional is None or len(mutated) != 1:
+        alike = "out" not in kwargs or all(t.dtype == target.dtype for t in _tensors(real_args))  # else it is cast, too
+        if functional is None or len(mutated) != 1 or not alike:
             raise CaptureError(
                 what=f"cannot make the in-place op {op} functional",
                 where=self.module_stack[-1] or "the model's forward",
@@ -276,18 +277,19 @@ class Recorder:
 
     def _put_back(self, base: torch.Tensor, view: tuple[Any, ...], value: int) -> int:
         """The base's new value, after what a view of it shows became `value`."""
-        op, args, kwargs, _ = view
+        op, args, *_ = view
         whole, part = Ref(self._tracked[id(base)].value), Ref(value)
-        if view is _ALIAS:
+        if view is _ALIAS or op._opname == "detach":
             return value
         name = op._opname
-        if name in ("slice", "select"):
-            scatter = aten.slice_scatter.default if name == "slice" else aten.select_scatter.default
-            return self._append(scatter, (whole, part, *args), kwargs, [base])[0]
+        scatter = scatter_of(view, tuple(base.shape))
+        if scatter is not None:
+            scatter_op, given, keywords = scatter
+            return self._append(scatter_op, (whole, part, *given), keywords, [base])[0]
         if name in ("view", "reshape", "squeeze", "unsqueeze", "_unsafe_view", "flatten", "unflatten"):
             return self._append(aten.reshape.default, (part, list(base.shape)), {}, [base])[0]
-        if name in ("transpose", "t"):
-            dims = args if name == "transpose" else (0, 1)
+        if name in ("transpose", "swapaxes", "swapdims", "t"):
+            dims = (0, 1) if name == "t" else args
             return self._append(aten.transpose.int, (part, *dims), {}, [base])[0]
         if name == "permute":
             order = [d % base.dim() for d in args[0]]

@@ -5,10 +5,12 @@ A mismatch names the op at which a rank's program broke; what is forbidden is a 
     an argument is another   an attribute was rewritten that this op reads too (`n_heads ** -0.5`): the strategies that
                              asked for the rewriting
     Python raised            the same for attributes of the module that raised (a check of sizes), if there are any
+    an op too many           the strategies of the ops that made what it reads (`if kv_heads < heads: repeat`, where
+                             one side was made whole)
     anything else            the op's strategy; if it runs whole, those of the ops that made what it reads
 
-Excluding one strategy at a time can go on for long in a module that no split fits: after some rounds the modules that
-are still refused are left whole altogether.
+Excluding one strategy at a time can go on for long in a module that no split fits: after some rounds, or when all that
+can be blamed is forbidden already, the modules that are still refused are left whole altogether.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ def blame(
     decision: Decision, mismatch: Mismatch, edits: Iterable[EditPlan], doubtful: frozenset[tuple[str, str]]
 ) -> list[Refusal]:
     """What to forbid so that a mismatch does not come again; first what is `doubtful`, for there is another way."""
+    nobody = Refusal(("none",), str(mismatch), mismatch.node)
     if mismatch.node is None:
-        return [Refusal(("none",), str(mismatch))]
+        return [nobody]
     node = decision.graph.nodes[mismatch.node]
     key, reason = decision.search.ties.node[node.index], str(mismatch)
     other_ways = [Refusal((kind, key), reason, node.index) for kind in (SIZE, EDIT) if (kind, key) in doubtful]
@@ -42,7 +45,9 @@ def blame(
     other_ways = [Refusal((EDIT, key), reason, node.index) for key in sorted(keys) if (EDIT, key) in doubtful]
     if other_ways or ((mismatch.argument or mismatch.raised is not None) and rewriters):
         return other_ways or rewriters
-    return _makers(decision, node, reason)
+    producer = decision.graph.producer
+    unexpected = [producer[value] for value in mismatch.reads if value in producer]
+    return _makers(decision, unexpected, node, reason) or _makers(decision, [node], node, reason) or [nobody]
 
 
 def _rewriters(decision: Decision, mismatch: Mismatch, module: str, edits: Iterable[EditPlan]) -> list[Refusal]:
@@ -57,9 +62,9 @@ def _rewriters(decision: Decision, mismatch: Mismatch, module: str, edits: Itera
     return list(found.values())
 
 
-def _makers(decision: Decision, node: Node, reason: str) -> list[Refusal]:
-    """The op's strategy, or if it runs whole, the nearest ones in front of it that do not."""
-    waiting, seen = [node], set()
+def _makers(decision: Decision, start: Iterable[Node], node: Node, reason: str) -> list[Refusal]:
+    """The strategy of the first op that does not run whole: of `start`, or the nearest in front of them."""
+    waiting, seen = list(start), set()
     producer = decision.graph.producer
     while waiting:
         current = waiting.pop(0)
@@ -70,12 +75,16 @@ def _makers(decision: Decision, node: Node, reason: str) -> list[Refusal]:
             if value in producer and value not in seen:
                 seen.add(value)
                 waiting.append(producer[value])
-    return [Refusal(("none",), reason, node.index)]
+    return []
 
 
 def give_up_modules(decision: Decision, refusals: Iterable[Refusal]) -> list[Refusal]:
-    """Everything but whole for all ops of the modules (and their repetitions) that are refused."""
+    """Everything but whole for all ops of the modules (and their repetitions) that are refused, or that broke where
+    nobody is to blame.
+    """
     modules = {_module(r.forbid[1]): r.reason for r in refusals if r.forbid[0] in ("run", "convert")}
+    broken = (r for r in refusals if r.forbid[0] == "none" and r.node is not None)
+    modules |= {_module(decision.search.ties.node[r.node]): r.reason for r in broken}
     found = []
     for key, instances in decision.choice.problem.instances.items():
         reason = modules.get(_module(key))

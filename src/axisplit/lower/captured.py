@@ -422,6 +422,8 @@ def _op(name: str) -> Callable[..., Any]:
         return lambda x, *args: packet.default(x.contiguous(), *args)
     if opname == "slice_scatter":
         return _slice_scatter
+    if opname == "copy":  # torch's own has no backward
+        return lambda x, source, *_: x.clone().copy_(source)
     return getattr(packet, overload[0]) if overload else packet.default  # type: ignore[no-any-return]
 
 

@@ -30,7 +30,7 @@ from axisplit.lower.insert import is_method, way_to
 from axisplit.lower.places import IsMethod, Place, Refusal, WayTo, find_places
 from axisplit.lower.sizes import Sizes
 from axisplit.lower.source import Position, position_of
-from axisplit.proof.program import DecidedWalk, FlowWalk, Mismatch
+from axisplit.proof.program import DecidedWalk, FlowWalk, Mismatch, Walk
 from axisplit.runtime.cotangents import shown
 from axisplit.runtime.groups import FakeGroup, Group
 from axisplit.runtime.simulate import simulate
@@ -271,7 +271,7 @@ def prove_rank(
     except _Mismatched:
         return walk.mismatch
     except Exception as error:
-        return _broken(decision, recorder, group.rank, error)
+        return walk.follow(recorder.recording) or _broken(walk, recorder, error)
     return walk.run(graph)
 
 
@@ -325,15 +325,12 @@ def _local_graph(model: torch.nn.Module, recorder: Recorder, outputs: Sequence[t
     )
 
 
-def _broken(decision: Decision, recorder: Recorder, rank: int, error: Exception) -> Mismatch:
-    """The rank's program did not run to its end: the op after the last one that did is where it broke, unless an
-    earlier one is already wrong.
-    """
-    own = [node for node in recorder.recording.nodes if node.op.namespace != "axisplit"]
-    index = min(len(own), len(decision.graph.nodes) - 1)
-    node = decision.graph.nodes[index]
+def _broken(walk: Walk, recorder: Recorder, error: Exception) -> Mismatch:
+    """The rank's program did not run to its end, and what it issued is right: it broke in front of the next op."""
+    nodes = walk.whole.nodes
+    node = nodes[min(walk.position, len(nodes) - 1)]
     reason = f"{node.name} in {node.module or 'the model'} does not run on its part: {error}"
-    return Mismatch(rank, index, reason, raised=None if recorder.refused else recorder.module_stack[-1])
+    return Mismatch(walk.rank, node.index, reason, raised=None if recorder.refused else recorder.module_stack[-1])
 
 
 def fingerprint(graph: Graph) -> str:

@@ -153,7 +153,7 @@ class _Planner:
             if more:
                 modules |= more
                 continue
-            if turn >= PATIENCE:
+            if turn >= PATIENCE or all(r.forbid in forbidden or r.forbid[0] == "none" for r in refusals):
                 refusals = [*refusals, *give_up_modules(decision, refusals)]
             new = {r.forbid: r.reason for r in refusals if r.forbid not in forbidden}
             self.reasons += [r.reason for r in refusals]

@@ -369,14 +369,28 @@ def wide_by_default() -> Iterator[None]:
 
 
 class Widened(TorchFunctionMode):
-    """Every request for float32 or a narrower float becomes one for float64, of complex numbers alike."""
+    """Every request for float32 or a narrower float becomes one for float64, of complex numbers alike. What no copy
+    widens, because it is neither parameter nor buffer (a tensor in a plain attribute, in a list, in a closure), is
+    widened where an op refuses it beside wide operands.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _GROUPED:
             return _grouped_product(*args, **(kwargs or {}))
         func = _WIDE_CASTS.get(func, func)
         args = tuple(_wide(a) for a in args)
-        return func(*args, **{name: _wide(value) for name, value in (kwargs or {}).items()})
+        kwargs = {name: _wide(value) for name, value in (kwargs or {}).items()}
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:
+            if _is_write(func, kwargs):  # what it wrote into a wider copy would be lost
+                raise
+            return func(*_widen(args), **_widen(kwargs))
+
+
+def _is_write(func: Any, kwargs: dict[str, Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    return "out" in kwargs or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _wide(x: Any) -> Any:
@@ -417,12 +431,10 @@ def _wider(tensor: torch.Tensor) -> torch.Tensor:
 
 def widened_inputs(inputs: Inputs) -> Inputs:
     """The inputs with every float in float64."""
-
-    def widen(tree: Any) -> Any:
-        if isinstance(tree, torch.Tensor):
-            return _wider(tree)
-        return map_items(tree, widen)
-
     args, kwargs = normalize_inputs(inputs)
-    widened: Inputs = widen(kwargs) if kwargs else widen(args)
+    widened: Inputs = _widen(kwargs) if kwargs else _widen(args)
     return widened
+
+
+def _widen(tree: Any) -> Any:
+    return _wider(tree) if isinstance(tree, torch.Tensor) else map_items(tree, _widen)

@@ -37,6 +37,7 @@ class Mismatch:
     reason: str
     argument: bool = False  # an argument other than the split program's
     raised: str | None = None  # the module whose Python (not an op of it) raised in front of the op
+    reads: tuple[int, ...] = ()  # values of the whole graph that an op reads which does not belong there
 
     def __str__(self) -> str:
         return f"rank {self.rank}: {self.reason}"
@@ -51,6 +52,7 @@ class Walk:
         self._walked = 0  # nodes of the rank's program
         self.bound: set[int] = set()
         self.whole_of: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        self._viewed: dict[int, int] = {}  # the rank's own views -> what they began with
         self.mismatch: Mismatch | None = None
 
     def held(self, value: int) -> Iterable[str]:
@@ -133,12 +135,15 @@ class Walk:
             return self._fail(None, f"{_place(node)} is issued after the whole program's end")
         if node.op is not self.whole.nodes[self.position].op:
             self._skip_idle(node)
+        if node.op is not self.whole.nodes[self.position].op and self._is_idle(node, local):
+            return True
         whole = self.whole.nodes[self.position]
         self.position += 1
         if node.op is not whole.op:
-            return self._fail(
-                whole, f"{node.name} is issued in {node.module or 'the model'} where {whole.name} belongs"
-            )
+            reads = tuple({value: None for given in node.inputs() for value, _ in self.whole_of[given]})
+            reason = f"{node.name} is issued in {node.module or 'the model'} where {whole.name} belongs"
+            self.mismatch = Mismatch(self.rank, whole.index, reason, reads=reads)
+            return False
         if len(list(whole.inputs())) != len(list(node.inputs())):
             return self._fail(whole, f"{node.name} has another number of operands")
         if len(whole.outputs) != len(node.outputs):
@@ -193,6 +198,22 @@ class Walk:
             return
         if self.position < len(self.whole.nodes) and self.whole.nodes[self.position].op is not node.op:
             self.position = start
+
+    def _is_idle(self, node: Node, local: Traced) -> bool:
+        """Whether an op of the rank alone only views what it has (`if kv_heads == 1: k = k.squeeze(1)`, to be expanded
+        again): views that keep the order of elements; back in the shape that they began with, they are that value.
+        """
+        if node.op._opname not in _ORDER_KEEPING or len(list(node.inputs())) != 1:
+            return False
+        (source,), (output,) = node.inputs(), node.outputs
+        origin = self._viewed.get(source, source)
+        shape, began = local.values[output].shape, local.values[origin].shape
+        if _count(shape) != _count(began):
+            return False
+        self._viewed[output] = origin
+        if shape == began:
+            self.whole_of[output] = list(self.whole_of[origin])
+        return True
 
     def _keeps_all(
         self, whole: Node, strategy: Strategy, moved: dict[tuple[int, str], tuple[int, str, tuple[int, ...]]]

@@ -187,7 +187,7 @@ def pointwise(view: NodeView, *, linear: tuple[frozenset[int], ...] = ()) -> Law
 rule(*UNARY, *BINARY)(pointwise)
 
 
-@rule("neg", "negative", "conj", "_conj", "_conj_physical")
+@rule("neg", "negative", "conj", "_conj", "_conj_physical", "detach")
 def negation(view: NodeView) -> Law:
     return pointwise(view, linear=(frozenset({0}),))
 
