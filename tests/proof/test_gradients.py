@@ -116,6 +116,39 @@ def test_more_bytes_than_planned(block):
         judged(model, inputs, replace(plan, collectives=collectives))
 
 
+class Recurring(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16)
+        self.read, self.write = nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x, state=None):
+        if state is not None:
+            state = self.write(torch.tanh(self.read(state)))
+        return self.down(torch.tanh(self.up(x))), state
+
+
+class Keeping(nn.Module):
+    """Has a state in evaluation, none in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.start, self.inner = nn.LayerNorm(16), nn.LayerNorm(16), Recurring()
+
+    def forward(self, x):
+        return self.inner(self.norm(x), state=None if self.training else self.start(x[:, 0]))
+
+
+def test_a_state_that_training_goes_without():
+    torch.manual_seed(0)
+    model, inputs = Keeping().eval(), (torch.randn(3, 5, 16),)
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert measure_gradients(model, inputs, plan).control_caught
+    with pytest.raises(ProofError, match="not those planned"):
+        measure_gradients(model, inputs, replace(plan, collectives=plan.collectives * 2))
+    assert measure_gradients(model.train(), inputs, plan).equal
+
+
 class Tap(nn.Module):
     """What the norm gives is returned as it is, and read by a layer that is split."""
 
