@@ -20,7 +20,8 @@ from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError
 from axisplit.lower.lowering import fingerprint
 from axisplit.lower.planning import make_plan
-from axisplit.proof.gradients import Gradients, gradients_of, measure_gradients
+from axisplit.proof.backward import gradients_of
+from axisplit.proof.gradients import Gradients, measure_gradients
 
 
 class NoGradients(Exception):

@@ -25,6 +25,7 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
     "blt": {
         "patcher_config.num_key_value_heads": 4, "encoder_config.num_key_value_heads": 4,
         "decoder_config.num_key_value_heads": 4, "global_config.num_key_value_heads": 4,
+        "patching_threshold": 5.05,  # patches of one byte and of more; attention over one byte has no gradient
     },
     "blip-2": {"image_token_index": 5},
     "bros": {"dim_bbox_sinusoid_emb_2d": 16, "dim_bbox_sinusoid_emb_1d": 2, "dim_bbox_projection": 16},

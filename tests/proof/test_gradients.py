@@ -48,7 +48,7 @@ def test_equal(block):
         "all_reduce at *.norm:output.0:enter@backward", "all_reduce at *.slope:gradient",
     }  # fmt: skip
     assert set(verdict.to_json()["gradients"]) == {
-        "equal", "max_error", "bound", "exact_error", "parameter", "control_caught",
+        "equal", "max_error", "bound", "exact_error", "parameter", "control_caught", "deliveries",
     }  # fmt: skip
     assert "each collective of backward left out in turn: each is noticed" in str(verdict)
     assert all(p.grad is None for p in model.parameters())

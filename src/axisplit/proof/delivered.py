@@ -16,11 +16,11 @@ in the whole model's Python: it stays unnoticed, and the verdict "could not".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,6 +34,7 @@ from axisplit.proof.numbers import (
     SAFETY,
     Outputs,
     Widened,
+    as_numbers,
     differences,
     distinct_collectives,
     perturbed,
@@ -45,6 +46,8 @@ from axisplit.proof.numbers import (
     widened_inputs,
 )
 from axisplit.solve.plan import Plan
+
+Mode = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,48 @@ class Delivery:
         return not self.missing <= CONTROL_FACTOR * self.bound
 
 
+class Runs(Protocol):
+    """Runs in which what collectives deliver is kept, by "site call number"."""
+
+    def whole(self) -> Outputs:
+        """The values of the whole model where its parts have these collectives."""
+
+    def ranks(self, drop: tuple[str, ...] = ()) -> list[Outputs]:
+        """What these collectives deliver on each rank; what is there without them where they are dropped."""
+
+    def wanted(self, whole: Outputs, rank: int) -> Outputs:
+        """What they should deliver on a rank."""
+
+
 def compare_deliveries(
     model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[Delivery, ...]:
     """What the collectives of these names deliver: those that run, and have a place in the whole model's Python."""
-    placed = {step.name for place in plan.places for step in place.steps}
     chosen = {name: sites for name, sites in distinct_collectives(plan).items() if name in names}
-    chosen = {name: sites for name, sites in chosen.items() if placed.issuperset(sites)}
+    chosen = {name: sites for name, sites in chosen.items() if placed(plan).issuperset(sites)}
     if not chosen:
         return ()
-    native = _Runs(model, inputs, plan, only, tuple(site for sites in chosen.values() for site in sites))
-    whole, moved = native.whole(), perturbed(native.whole)
-    bounds = {at: SAFETY * move for at, move in _worst(whole, moved).items()}
-    errors, exact = _worst(whole, native.ranks()), _exact_errors(native)
+    native = _Forward(model, inputs, plan, only, tuple(site for sites in chosen.values() for site in sites))
+    wide = replace(native, model=widened(model), inputs=widened_inputs(inputs), mode=Widened)
+    return compared(chosen, native, wide)
+
+
+def placed(plan: Plan) -> set[str]:
+    """Sites that have a place in the whole model's Python."""
+    return {step.name for place in plan.places for step in place.steps}
+
+
+def compared(chosen: Mapping[str, tuple[str, ...]], native: Runs, wide: Runs) -> tuple[Delivery, ...]:
+    """What collectives (name -> sites) deliver, in the model's own dtypes and in float64."""
+    whole = native.whole()
+    bounds, errors = _bounds(native, whole), _errors(native, whole, native.ranks())
+    with wide_by_default():
+        exact = _exact_errors(wide)
     found = []
     for name, sites in chosen.items():
         calls = [at for at in errors if at.partition(" ")[0] in sites]
         if calls:
-            missing = _worst(whole, native.ranks(drop=sites))
+            missing = _errors(native, whole, native.ranks(drop=sites))
             found.append(
                 _delivery(name, *({at: of.get(at, 0.0) for at in calls} for of in (exact, errors, bounds, missing)))
             )
@@ -102,20 +129,34 @@ def _delivery(name: str, exact: Found, errors: Found, bounds: Found, missing: Fo
     return Delivery(name, max(exact.values()), errors[nearest], bounds[nearest], without)
 
 
-def _worst(whole: Outputs, others: list[Outputs], relative: bool = False) -> Found:
-    found = [differences(whole, other, relative) for other in others]
+def _errors(runs: Runs, whole: Outputs, ranks: list[Outputs]) -> Found:
+    return _worst([differences(runs.wanted(whole, rank), part) for rank, part in enumerate(ranks)])
+
+
+def _bounds(runs: Runs, whole: Outputs) -> Found:
+    """How far each value moves when every reduction is off by its own rounding error."""
+    moves = _worst([differences(whole, moved) for moved in perturbed(runs.whole)])
+    return {at: SAFETY * move for at, move in moves.items()}
+
+
+def _worst(found: list[Found]) -> Found:
     return {at: max(one.get(at, 0.0) for one in found) for at in set().union(*found)}
 
 
-def _exact_errors(native: _Runs) -> Found:
-    """Differences, relative to each value's scale, in float64 throughout."""
-    wide = replace(native, model=widened(native.model), inputs=widened_inputs(native.inputs), mode=Widened)
-    with wide_by_default():
-        return _worst(wide.whole(), wide.ranks(), relative=True)
+def _exact_errors(wide: Runs) -> Found:
+    """Differences in float64 throughout, relative to each value's scale. One that is zero but for rounding (the
+    cotangent of what no gradient arrives at) has none of its own: what rounding moves counts as within tolerance.
+    """
+    whole = wide.whole()
+    errors, bounds = _errors(wide, whole, wide.ranks()), _bounds(wide, whole)
+    finite = {at: value[value.isfinite()].abs() for at, value in whole.items()}
+    scales = {at: float(value.max()) if value.numel() else 0.0 for at, value in finite.items()}
+    floors = {at: max(scales.get(at, 0.0), bounds.get(at, 0.0) / EXACT_TOLERANCE) for at in errors}
+    return {at: error / (floors[at] or 1.0) for at, error in errors.items()}
 
 
 @dataclass(frozen=True)
-class _Runs:
+class _Forward:
     """Runs of the whole model and of its ranks in which what passes at `sites` is kept."""
 
     model: torch.nn.Module
@@ -123,7 +164,7 @@ class _Runs:
     plan: Plan
     only: tuple[str, ...]
     sites: tuple[str, ...]
-    mode: Callable[[], AbstractContextManager[Any]] = nullcontext
+    mode: Mode = nullcontext
 
     @cached_property
     def recorded(self) -> Recorded:
@@ -131,8 +172,7 @@ class _Runs:
             return run_whole(self.model, self.inputs, self.only).recorded
 
     def whole(self) -> Outputs:
-        """The values of the whole model where its parts have these collectives."""
-        seen, recorded = _Seen(self.sites), self.recorded
+        seen, recorded = Seen(self.sites), self.recorded
         probed = shadow_copy(self.model, lambda name, tensor: tensor.detach(), None)
         apply_probes(probed, self.plan, self.sites, seen.show)
         with self.mode():
@@ -140,21 +180,31 @@ class _Runs:
         return seen.values
 
     def ranks(self, drop: tuple[str, ...] = ()) -> list[Outputs]:
-        """What these collectives deliver on each rank; what is there without them where they are dropped."""
-        ranks: list[_Seen] = []
+        watch = Watch(self.sites, self.mode)
+        run_ranks(self.model, self.inputs, self.plan, self.only, self.recorded, drop, watch.rank)
+        return watch.values
 
-        @contextmanager
-        def watching() -> Iterator[None]:
-            seen = _Seen(self.sites)
-            ranks.append(seen)
-            with self.mode(), seen:
-                yield
-
-        run_ranks(self.model, self.inputs, self.plan, self.only, self.recorded, drop, watching)
-        return [seen.values for seen in ranks]
+    def wanted(self, whole: Outputs, rank: int) -> Outputs:
+        return whole
 
 
-class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch:
+    """Keeps what passes at given sites on every rank."""
+
+    def __init__(self, sites: tuple[str, ...], mode: Mode) -> None:
+        self._sites, self._mode = sites, mode
+        self.values: list[Outputs] = []
+
+    @contextmanager
+    def rank(self) -> Iterator[None]:
+        """Around the next rank's run."""
+        seen = Seen(self._sites)
+        self.values.append(seen.values)
+        with self._mode(), seen:
+            yield
+
+
+class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what passes at given sites, call by call; as a mode, what the collectives there return."""
 
     def __init__(self, sites: tuple[str, ...]) -> None:
@@ -162,9 +212,11 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.values: Outputs = {}
         self._calls = dict.fromkeys(sites, 0)
 
-    def show(self, site: str, value: torch.Tensor) -> None:
-        self.values[f"{site} call {self._calls[site]}"] = value.detach().clone()
+    def show(self, site: str, value: torch.Tensor) -> torch.Tensor:
+        """Keep a copy, and give the value back."""
+        self.values[f"{site} call {self._calls[site]}"] = as_numbers(value.detach())
         self._calls[site] += 1
+        return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

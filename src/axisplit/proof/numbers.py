@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -302,8 +303,8 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func._opname == "convolution_backward":
-            for gradient, length in zip(result, _lengths_of_gradients(args), strict=True):
+        if func._opname in _LENGTHS_OF_GRADIENTS:
+            for gradient, length in zip(result, _LENGTHS_OF_GRADIENTS[func._opname](args), strict=True):
                 if gradient is not None:
                     self._perturb(func, args, gradient, length)
             return result
@@ -322,11 +323,24 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers.add_((noise * size).to(numbers.dtype))
 
 
-def _lengths_of_gradients(args: Any) -> tuple[int, int, int]:
+def _lengths_of_convolution(args: Any) -> tuple[int, int, int]:
     """What the gradients of a convolution's input, weight and bias each sum over."""
     cotangent, _, weight = args[:3]
     places = cotangent.numel() // max(cotangent.shape[1], 1)
     return weight.numel() // max(weight.shape[1], 1), places, places
+
+
+def _lengths_of_norm(args: Any) -> tuple[int, int, int]:
+    """The same of a layer norm over dims of the given sizes."""
+    cotangent, width = args[0], prod(args[2])
+    rows = cotangent.numel() // max(width, 1)
+    return width, rows, rows
+
+
+_LENGTHS_OF_GRADIENTS: dict[str, Callable[[Any], tuple[int, int, int]]] = {
+    "convolution_backward": _lengths_of_convolution,
+    "native_layer_norm_backward": _lengths_of_norm,
+}
 
 
 def _terms(func: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
