@@ -316,8 +316,10 @@ MUTANTS: dict[str, list[Mutant]] = {
             NUMBERS,
         ),
         Mutant("proof/numbers.py", "error <= CONTROL_FACTOR * bound", "error <= bound", NUMBERS),
+        Mutant("proof/delivered.py", "self.missing <= CONTROL_FACTOR", "self.missing < CONTROL_FACTOR", DELIVERED),
+        Mutant("proof/delivered.py", "and self.exact_missing <=", "and 0 * self.exact_missing <=", DELIVERED),
         Mutant(
-            "proof/delivered.py", "not self.missing <= CONTROL_FACTOR", "not self.missing < CONTROL_FACTOR", DELIVERED
+            "proof/delivered.py", "without = {name: wide.ranks(drop=sites)", "without = {name: wide.ranks()", DELIVERED
         ),
         Mutant("proof/delivered.py", "if placed(plan).issuperset(sites)", "if True", DELIVERED),
         Mutant("proof/cotangents.py", 'if twin.kind != "reduce_scatter":', "if True:", RETURNED),

@@ -45,7 +45,7 @@ def test_what_decides_far_from_its_threshold():
     assert (delivery.collective,) == verdict.numbers.unnoticed
     assert delivery.noticed
     assert 0 < delivery.max_error <= delivery.bound < 1e-4 < delivery.missing
-    assert 0 < delivery.exact_error < 1e-13
+    assert 0 < delivery.exact_error < 1e-13 < 1e-3 < delivery.exact_missing
     assert f"no output notices {delivery.collective}" in str(verdict)
 
 
@@ -73,6 +73,9 @@ def test_what_a_captured_program_delivers_stays_unnoticed():
     assert verdict.could_not
 
 
-@pytest.mark.parametrize(("missing", "bound", "noticed"), [(11, 1, True), (10, 1, False), (0, 0, False), (1, 0, True)])
-def test_a_control_that_is_too_small(missing, bound, noticed):
-    assert Delivery("all_reduce at x", 0.0, 0.0, bound, missing).noticed is noticed
+@pytest.mark.parametrize(
+    ("missing", "bound", "exactly", "noticed"),
+    [(11, 1, 0, True), (10, 1, 0, False), (0, 0, 0, False), (1, 0, 0, True), (9, 1, 2e-9, True), (9, 1, 1e-9, False)],
+)
+def test_a_control_that_is_too_small(missing, bound, exactly, noticed):
+    assert Delivery("all_reduce at x", 0.0, 0.0, bound, missing, exactly).noticed is noticed

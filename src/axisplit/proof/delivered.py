@@ -8,7 +8,8 @@ every rank:
     whole    a copy of the whole model with a probe at each place where a rank's part has the collective
     ranks    what the collective returns
     bound    how far rounding moves that value in the perturbed whole model, as for outputs (numbers.py)
-    control  with the collective left out what it returns must be off by ten times that bound
+    control  with the collective left out what it returns must be off by ten times that bound, or in float64 by ten times
+             what is tolerated there
 
 Equality is then required of these values too, in float64 as well. A collective inside a captured program has no place
 in the whole model's Python: it stays unnoticed, and the verdict "could not".
@@ -53,7 +54,8 @@ Mode = Callable[[], AbstractContextManager[Any]]
 @dataclass(frozen=True)
 class Delivery:
     """A collective that no output notices: absolute differences of what it delivers, on the call that comes closest to
-    its own bound; `missing`, with the collective left out, in terms of `bound`.
+    its own bound; `missing`, with the collective left out, in terms of `bound`. `exact`: in float64, relative to the
+    value's scale.
     """
 
     collective: str
@@ -61,6 +63,7 @@ class Delivery:
     max_error: float
     bound: float
     missing: float
+    exact_missing: float = 0.0
 
     @property
     def equal(self) -> bool:
@@ -68,7 +71,9 @@ class Delivery:
 
     @property
     def noticed(self) -> bool:
-        return not self.missing <= CONTROL_FACTOR * self.bound
+        """Whether one of the two comparisons that `equal` is made of sees that it is missing."""
+        native = self.missing <= CONTROL_FACTOR * self.bound
+        return not (native and self.exact_missing <= CONTROL_FACTOR * EXACT_TOLERANCE)
 
 
 class Runs(Protocol):
@@ -106,27 +111,25 @@ def compared(chosen: Mapping[str, tuple[str, ...]], native: Runs, wide: Runs) ->
     """What collectives (name -> sites) deliver, in the model's own dtypes and in float64."""
     whole = native.whole()
     bounds, errors = _bounds(native, whole), _errors(native, whole, native.ranks())
-    with wide_by_default():
-        exact = _exact_errors(wide)
+    exact, exact_missing = _exact_errors(wide, chosen)
     found = []
     for name, sites in chosen.items():
         calls = [at for at in errors if at.partition(" ")[0] in sites]
         if calls:
             missing = _errors(native, whole, native.ranks(drop=sites))
-            found.append(
-                _delivery(name, *({at: of.get(at, 0.0) for at in calls} for of in (exact, errors, bounds, missing)))
-            )
+            figures = (exact, errors, bounds, missing, exact_missing[name])
+            found.append(_delivery(name, *({at: of.get(at, 0.0) for at in calls} for of in figures)))
     return tuple(found)
 
 
 Found = dict[str, float]  # "site call number" -> largest difference
 
 
-def _delivery(name: str, exact: Found, errors: Found, bounds: Found, missing: Found) -> Delivery:
+def _delivery(name: str, exact: Found, errors: Found, bounds: Found, missing: Found, exact_missing: Found) -> Delivery:
     nearest = max(errors, key=lambda at: (in_terms_of(errors[at], bounds[at]), errors[at]))
     most = max((missing[at] / bounds[at] for at in missing if bounds[at]), default=0.0)
     without = most * bounds[nearest] if bounds[nearest] else max(missing.values())
-    return Delivery(name, max(exact.values()), errors[nearest], bounds[nearest], without)
+    return Delivery(name, max(exact.values()), errors[nearest], bounds[nearest], without, max(exact_missing.values()))
 
 
 def _errors(runs: Runs, whole: Outputs, ranks: list[Outputs]) -> Found:
@@ -143,16 +146,24 @@ def _worst(found: list[Found]) -> Found:
     return {at: max(one.get(at, 0.0) for one in found) for at in set().union(*found)}
 
 
-def _exact_errors(wide: Runs) -> Found:
-    """Differences in float64 throughout, relative to each value's scale. One that is zero but for rounding (the
-    cotangent of what no gradient arrives at) has none of its own: what rounding moves counts as within tolerance.
+def _exact_errors(wide: Runs, chosen: Mapping[str, tuple[str, ...]]) -> tuple[Found, dict[str, Found]]:
+    """(differences in float64 throughout, relative to each value's scale; the same without each collective). A value
+    that is zero but for rounding (the cotangent of what no gradient arrives at) has no scale of its own: what rounding
+    moves counts as within tolerance.
     """
-    whole = wide.whole()
-    errors, bounds = _errors(wide, whole, wide.ranks()), _bounds(wide, whole)
+    with wide_by_default():
+        whole = wide.whole()
+        bounds, parts = _bounds(wide, whole), wide.ranks()
+        without = {name: wide.ranks(drop=sites) for name, sites in chosen.items()}
     finite = {at: value[value.isfinite()].abs() for at, value in whole.items()}
     scales = {at: float(value.max()) if value.numel() else 0.0 for at, value in finite.items()}
-    floors = {at: max(scales.get(at, 0.0), bounds.get(at, 0.0) / EXACT_TOLERANCE) for at in errors}
-    return {at: error / (floors[at] or 1.0) for at, error in errors.items()}
+
+    def relative(ranks: list[Outputs]) -> Found:
+        errors = _errors(wide, whole, ranks)
+        floors = {at: max(scales.get(at, 0.0), bounds.get(at, 0.0) / EXACT_TOLERANCE) or 1.0 for at in errors}
+        return {at: error / floors[at] for at, error in errors.items()}
+
+    return relative(parts), {name: relative(ranks) for name, ranks in without.items()}
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ def _delivery(delivery: Delivery, compared: str) -> list[str]:
     errors = f"{delivery.max_error:.3g}, {relation} its rounding bound {delivery.bound:.3g}"
     return [
         f"no {compared} notices {delivery.collective}: what it delivers was compared itself",
-        f"{delivery.missing:9.3g}  without it; error {errors}; float64 {delivery.exact_error:.2g}",
+        f"{delivery.missing:9.3g}  without it; error {errors}",
+        f"{delivery.exact_missing:9.3g}  without it in float64; error {delivery.exact_error:.2g}",
     ]
 
 
