@@ -6,8 +6,8 @@ little to what arrives on another way. So it is compared itself, call by call:
     whole    the cotangent of what passes in the whole model where a rank's part has the collective's forward op
     ranks    what the collective returns: that cotangent; of a reduce_scatter the rank's own part of it
     bound    how far rounding moves that cotangent in the perturbed whole model
-    control  with the collective left out what it returns must be off by ten times that bound, or in float64 by ten times
-             what is tolerated there
+    control  with the collective left out what it returns must be off by ten times that bound, or in float64 by ten
+             times what is tolerated there
 
 Calls of one site are counted as backward comes to them: autograd runs ops in the reverse of the order in which forward
 made them, in the whole model as on a rank. Sums of parameters' gradients deliver what is compared anyway; captured

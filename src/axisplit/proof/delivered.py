@@ -8,8 +8,8 @@ every rank:
     whole    a copy of the whole model with a probe at each place where a rank's part has the collective
     ranks    what the collective returns
     bound    how far rounding moves that value in the perturbed whole model, as for outputs (numbers.py)
-    control  with the collective left out what it returns must be off by ten times that bound, or in float64 by ten times
-             what is tolerated there
+    control  with the collective left out what it returns must be off by ten times that bound, or in float64 by ten
+             times what is tolerated there
 
 Equality is then required of these values too, in float64 as well. A collective inside a captured program has no place
 in the whole model's Python: it stays unnoticed, and the verdict "could not".
