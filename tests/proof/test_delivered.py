@@ -30,9 +30,16 @@ class Gate(nn.Module):
         return self.out(x) * (scores > -1e6)
 
 
-def gated(reachable: bool = True):
+class Faint(Gate):
+    """What the scores add is lost in the rounding of the rest, but in float64."""
+
+    def forward(self, x):
+        return self.out(x) + 1e-7 * self.product(x, self.up.weight, self.down.weight)
+
+
+def gated(reachable: bool = True, kind: type[Gate] = Gate):
     torch.manual_seed(0)
-    model, inputs = perturb(Gate(reachable)).eval(), (torch.randn(2, 5, 16),)
+    model, inputs = perturb(kind(reachable)).eval(), (torch.randn(2, 5, 16),)
     return model, inputs, axisplit.plan(model, inputs, ranks=2)
 
 
@@ -71,6 +78,19 @@ def test_what_a_captured_program_delivers_stays_unnoticed():
     assert verdict.equal
     assert verdict.deliveries == ()
     assert verdict.could_not
+
+
+def test_what_outputs_notice_in_float64_only():
+    model, inputs, plan = gated(kind=Faint)
+    assert plan.captured
+    verdict = axisplit.verify(model, inputs, plan)
+    ((name, error),) = verdict.numbers.exact_controls.items()
+    assert verdict.numbers.control_errors[name] <= 10 * verdict.bound
+    assert 1e-9 < error < 1e-4
+    assert verdict.deliveries == ()
+    assert verdict.equal
+    assert verdict.control_caught
+    assert f"in float64, relative, without {name}" in str(verdict)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ notices see cotangents.py.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from axisplit.proof.numbers import (
     perturbed,
     starred,
     unnoticed,
+    unnoticed_in_both,
     wide_by_default,
     widened,
     widened_inputs,
@@ -50,6 +51,7 @@ class Gradients:
     control_errors: dict[str, float]
     comm_bytes: list[float]  # observed in one backward, for each rank
     deliveries: tuple[Delivery, ...] = ()  # of collectives that no gradient notices
+    exact_controls: dict[str, float] = field(default_factory=dict)  # unnoticed in the model's own dtypes: in float64
 
     @property
     def equal(self) -> bool:
@@ -60,7 +62,8 @@ class Gradients:
     def unnoticed(self) -> tuple[str, ...]:
         """Collectives that could be left out without anything that is compared moving by enough."""
         noticed = {delivery.collective for delivery in self.deliveries if delivery.noticed}
-        return tuple(name for name in unnoticed(self.control_errors, self.bound) if name not in noticed)
+        unseen = unnoticed_in_both(self.control_errors, self.bound, self.exact_controls)
+        return tuple(name for name in unseen if name not in noticed)
 
     @property
     def control_caught(self) -> bool | None:
@@ -103,27 +106,34 @@ def measure_gradients(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Gra
     for name, sites in collectives.items():
         missing = _errors(plan, whole, on_ranks(model, inputs, plan, recorded, drop=sites)[0])
         controls[name] = control_error(missing, bounds, bound)
-    unseen = {name: collectives[name] for name in unnoticed(controls, bound)}
+    exact, without = _exact(model, inputs, plan, {name: collectives[name] for name in unnoticed(controls, bound)})
+    unseen = {name: collectives[name] for name in unnoticed(without, EXACT_TOLERANCE)}
     deliveries = compare_cotangents(model, inputs, plan, unseen)
-    return Gradients(_exact(model, inputs, plan), error, bound, nearest, controls, sent, deliveries)
+    return Gradients(exact, error, bound, nearest, controls, sent, deliveries, without)
 
 
 def _differs(one: Outputs, other: Outputs) -> bool:
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def _exact(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> float:
-    """Largest difference, relative to each gradient's scale, in float64 throughout."""
+def _exact(
+    model: torch.nn.Module, inputs: Inputs, plan: Plan, controls: dict[str, tuple[str, ...]]
+) -> tuple[float, dict[str, float]]:
+    """(largest difference, relative to each gradient's scale, in float64 throughout; the same without each of these
+    collectives).
+    """
     wide, given = widened(model), widened_inputs(inputs)
     with wide_by_default():
         with Widened():
             whole, recorded = recorded_gradients(wide, given)
-        parts, _ = on_ranks(wide, given, plan, recorded, mode=Widened)
+        drops: list[tuple[str, ...]] = [(), *controls.values()]
+        runs = [on_ranks(wide, given, plan, recorded, drop, Widened)[0] for drop in drops]
     scales = {name: float(g.abs().max()) if g.numel() else 0.0 for name, g in whole.items()}
     largest = max(scales.values(), default=0.0)
-    errors = _errors(plan, whole, parts)
     # one that is zero but for rounding (a bias in front of a norm) has no scale of its own, but that of its terms
-    return max((e / max(scales[n], 1e-4 * largest, 1e-300) for n, e in errors.items()), default=0.0)
+    floors = {name: max(scale, 1e-4 * largest, 1e-300) for name, scale in scales.items()}
+    found = [max((e / floors[n] for n, e in _errors(plan, whole, parts).items()), default=0.0) for parts in runs]
+    return found[0], dict(zip(controls, found[1:], strict=True))
 
 
 def _errors(plan: Plan, whole: Outputs, parts: list[Outputs]) -> dict[str, float]:

@@ -97,6 +97,7 @@ def _control(verdict: Verdict) -> list[str]:
         return ["no collective to leave out"]
     caught = "each is noticed" if verdict.control_caught else "NOT each is noticed (needs 10 × the bound)"
     lines = [f"each collective left out in turn: {caught}", *(f"{e:9.3g}  without {n}" for n, e in errors.items())]
+    lines += _exactly(verdict.numbers.exact_controls)
     return [*lines, *(text for delivery in verdict.deliveries for text in _delivery(delivery, "output"))]
 
 
@@ -127,7 +128,13 @@ def _gradients(verdict: Verdict) -> list[str]:
     caught = "each is noticed" if found.control_caught else "NOT each is noticed (needs 10 × the bound)"
     without = [f"{e:9.3g}  without {n}" for n, e in found.control_errors.items()]
     delivered = [text for delivery in found.deliveries for text in _delivery(delivery, "gradient")]
+    without += _exactly(found.exact_controls)
     return [*lines, f"each collective of backward left out in turn: {caught}", *without, *delivered]
+
+
+def _exactly(errors: dict[str, float]) -> list[str]:
+    """Those that the model's own dtypes do not show by enough."""
+    return [f"{error:9.3g}  in float64, relative, without {name}" for name, error in errors.items()]
 
 
 def _mismatches(verdict: Verdict) -> list[str]:
