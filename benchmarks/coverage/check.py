@@ -1,5 +1,6 @@
 """Whole model beside simulated ranks, without `axisplit.verify`: every output of one forward pass in float64, and the
-tokens of a greedy generation. Ranks are made and simulated as for users; only `Widened` is shared with the proof.
+tokens of a greedy generation. Ranks are made and simulated as for users; only how a model is run in float64 is shared
+with the proof.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from axisplit import Plan
 from axisplit.lower.apply import make_rank
-from axisplit.proof.numbers import Widened
+from axisplit.proof.numbers import Widened, wide_by_default
 from axisplit.runtime.groups import Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import unregister
@@ -56,11 +57,13 @@ def forward_error(plan: Plan, model: nn.Module, inputs: Mapping[str, Any]) -> fl
         with torch.no_grad():
             return dict(tensors(part(**given)))
 
-    with Widened():
-        whole = run(wide)
+    with wide_by_default():  # a number that a forward makes (the least of float64, for a mask) is float64 as well
+        with Widened():
+            whole = run(wide)
+        parts = on_ranks(plan, wide, run, Widened)
     if not whole:
         raise DifferentOutputs("the whole model returns no tensor")
-    return max(largest_gap(whole, part) for part in on_ranks(plan, wide, run, Widened))
+    return max(largest_gap(whole, part) for part in parts)
 
 
 def tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

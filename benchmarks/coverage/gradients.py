@@ -2,7 +2,7 @@
 Modes, the first that can be had:
 
     train           by the plan that inference uses, where training runs the same program
-    train, planned  else by a plan made for the model in training mode
+    train, planned  else, or with captured programs, by a plan made for the model in training mode
     eval            where training draws random numbers (masked spans, router noise) or does not run on these inputs
 """
 
@@ -20,7 +20,8 @@ from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError
 from axisplit.lower.lowering import fingerprint
 from axisplit.lower.planning import make_plan
-from axisplit.proof.gradients import Gradients, gradients_of, measure_gradients
+from axisplit.proof.backward import gradients_of
+from axisplit.proof.gradients import Gradients, measure_gradients
 
 
 class NoGradients(Exception):
@@ -53,9 +54,16 @@ def comparable(model: nn.Module, inputs: Inputs) -> Trained:
 def measured(trained: Trained, inputs: Inputs, plan: axisplit.Plan) -> tuple[str, Gradients]:
     """(mode, what was measured). Raises: what planning and measuring raise."""
     mode = "eval" if trained.captured is None else "train"
-    if trained.captured is not None and fingerprint(trained.captured.graph) != plan.fingerprint:
+    if trained.captured is not None and not serves_training(plan, trained.captured):
         mode, plan = "train, planned", make_plan(trained.model, inputs, plan.ranks, captured=trained.captured)
     return mode, measure_gradients(trained.model, inputs, checked(plan))
+
+
+def serves_training(plan: axisplit.Plan, captured: Captured) -> bool:
+    """Whether a plan made in evaluation is for what runs in training too: the same ops, and no program that takes the
+    place of a module in evaluation only.
+    """
+    return not plan.captured and fingerprint(captured.graph) == plan.fingerprint
 
 
 def checked(plan: axisplit.Plan) -> axisplit.Plan:

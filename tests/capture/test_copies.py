@@ -45,6 +45,15 @@ def test_functions_run_the_copys_layers():
     assert copied.closing.__closure__[0].cell_contents == 2.0  # what is no layer stays what it is
 
 
+def test_what_was_computed_is_copied_detached():
+    model, x = nn.Sequential(nn.Linear(6, 6)), torch.randn(2, 6)
+    model[0].last, model[0].queue = (state := model(x)), [state]  # deepcopy refuses both
+    copied = copy_model(model)[0]
+    assert torch.equal(copied.last, state)
+    assert copied.last is copied.queue[0] is not state
+    assert not copied.last.requires_grad
+
+
 def test_a_model_that_keeps_functions_is_split():
     model, inputs = Kept(), (torch.randn(3, 6),)
     plan = axisplit.plan(model, inputs, ranks=3)

@@ -49,6 +49,19 @@ def test_the_check_of_our_own_sees_a_missing_collective(gpt2):
     assert check.forward_error(without, model, inputs) > 1e-3
 
 
+class Masked(torch.nn.Linear):
+    """Makes the least number of its own dtype."""
+
+    def forward(self, x):
+        return torch.maximum(super().forward(x), torch.tensor(torch.finfo(self.weight.dtype).min))
+
+
+def test_the_check_runs_in_float64_throughout():
+    model, x = Masked(8, 6), torch.randn(3, 8)
+    plan = axisplit.plan(model, {"x": x}, ranks=2)
+    assert check.forward_error(plan, model, {"x": x}) <= check.TOLERANCE
+
+
 def test_verify_alone_does_not_make_a_record_equal(gpt2, monkeypatch):
     """A verify that says equal whatever the plan."""
     model, inputs, plan = gpt2

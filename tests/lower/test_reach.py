@@ -158,6 +158,23 @@ def test_what_cannot_be_reached_runs_as_a_captured_program(ranks):
     assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
 
 
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Unreachable()
+
+    def forward(self, x):
+        return self.inner(self.inner(x))
+
+
+def test_calls_that_do_the_same_share_a_captured_program():
+    model, x = perturb(Twice()).eval(), torch.randn(3, 4, 16)
+    plan = axisplit.plan(model, (x,), ranks=2)
+    (program,) = plan.captured
+    assert program.module == "inner"
+    assert axisplit.verify(model, (x,), plan).control_caught  # a second one would never run
+
+
 class BehindAStar(SharedSlopes):
     """Nobody knows which argument the number of heads is."""
 

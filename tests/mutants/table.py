@@ -24,6 +24,7 @@ class Mutant:
 BROKEN = ("tests/proof/test_broken_plans.py",)
 NUMBERS = ("tests/proof/test_numbers.py", "-k", "verdicts or difference or perturbed or repeated")
 DELIVERED = ("tests/proof/test_delivered.py",)
+RETURNED = ("tests/proof/test_cotangents.py",)
 CHOICES = ("tests/proof/test_choices.py", "-k", "not mixture")
 BOUND = ("tests/proof/test_numbers.py", "-k", "bound")
 EDITS = ("tests/lower/test_edits.py",)
@@ -328,10 +329,16 @@ MUTANTS: dict[str, list[Mutant]] = {
             NUMBERS,
         ),
         Mutant("proof/numbers.py", "error <= CONTROL_FACTOR * bound", "error <= bound", NUMBERS),
+        Mutant("proof/delivered.py", "self.missing <= CONTROL_FACTOR", "self.missing < CONTROL_FACTOR", DELIVERED),
+        Mutant("proof/delivered.py", "and self.exact_missing <=", "and 0 * self.exact_missing <=", DELIVERED),
         Mutant(
-            "proof/delivered.py", "not self.missing <= CONTROL_FACTOR", "not self.missing < CONTROL_FACTOR", DELIVERED
+            "proof/delivered.py", "without = {name: wide.ranks(drop=sites)", "without = {name: wide.ranks()", DELIVERED
         ),
-        Mutant("proof/delivered.py", "if placed.issuperset(sites)", "if True", DELIVERED),
+        Mutant("proof/delivered.py", "if placed(plan).issuperset(sites)", "if True", DELIVERED),
+        Mutant("proof/cotangents.py", 'if twin.kind != "reduce_scatter":', "if True:", RETURNED),
+        Mutant("proof/cotangents.py", "passed = value.clone()", "passed = value", RETURNED),
+        Mutant("proof/gradients.py", "and self.exact_error <= EXACT_TOLERANCE and delivered", "and True", RETURNED),
+        Mutant("proof/numbers.py", '"native_layer_norm_backward": _lengths_of_norm,', "", RETURNED),
         Mutant("proof/verify.py", "and all(delivery.equal for delivery in deliveries)", "", DELIVERED),
         Mutant("lower/places.py", "+ len(inside) + returned > 1", "> 1", PLACES),
         Mutant("lower/places.py", "if self._alike_at(*found, value)]", "if True]", PLACES),

@@ -30,9 +30,16 @@ class Gate(nn.Module):
         return self.out(x) * (scores > -1e6)
 
 
-def gated(reachable: bool = True):
+class Faint(Gate):
+    """What the scores add is lost in the rounding of the rest, but in float64."""
+
+    def forward(self, x):
+        return self.out(x) + 1e-7 * self.product(x, self.up.weight, self.down.weight)
+
+
+def gated(reachable: bool = True, kind: type[Gate] = Gate):
     torch.manual_seed(0)
-    model, inputs = perturb(Gate(reachable)).eval(), (torch.randn(2, 5, 16),)
+    model, inputs = perturb(kind(reachable)).eval(), (torch.randn(2, 5, 16),)
     return model, inputs, axisplit.plan(model, inputs, ranks=2)
 
 
@@ -45,7 +52,7 @@ def test_what_decides_far_from_its_threshold():
     assert (delivery.collective,) == verdict.numbers.unnoticed
     assert delivery.noticed
     assert 0 < delivery.max_error <= delivery.bound < 1e-4 < delivery.missing
-    assert 0 < delivery.exact_error < 1e-13
+    assert 0 < delivery.exact_error < 1e-13 < 1e-3 < delivery.exact_missing
     assert f"no output notices {delivery.collective}" in str(verdict)
 
 
@@ -73,6 +80,22 @@ def test_what_a_captured_program_delivers_stays_unnoticed():
     assert verdict.could_not
 
 
-@pytest.mark.parametrize(("missing", "bound", "noticed"), [(11, 1, True), (10, 1, False), (0, 0, False), (1, 0, True)])
-def test_a_control_that_is_too_small(missing, bound, noticed):
-    assert Delivery("all_reduce at x", 0.0, 0.0, bound, missing).noticed is noticed
+def test_what_outputs_notice_in_float64_only():
+    model, inputs, plan = gated(kind=Faint)
+    assert plan.captured
+    verdict = axisplit.verify(model, inputs, plan)
+    ((name, error),) = verdict.numbers.exact_controls.items()
+    assert verdict.numbers.control_errors[name] <= 10 * verdict.bound
+    assert 1e-9 < error < 1e-4
+    assert verdict.deliveries == ()
+    assert verdict.equal
+    assert verdict.control_caught
+    assert f"in float64, relative, without {name}" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("missing", "bound", "exactly", "noticed"),
+    [(11, 1, 0, True), (10, 1, 0, False), (0, 0, 0, False), (1, 0, 0, True), (9, 1, 2e-9, True), (9, 1, 1e-9, False)],
+)
+def test_a_control_that_is_too_small(missing, bound, exactly, noticed):
+    assert Delivery("all_reduce at x", 0.0, 0.0, bound, missing, exactly).noticed is noticed

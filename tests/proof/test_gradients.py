@@ -48,7 +48,7 @@ def test_equal(block):
         "all_reduce at *.norm:output.0:enter@backward", "all_reduce at *.slope:gradient",
     }  # fmt: skip
     assert set(verdict.to_json()["gradients"]) == {
-        "equal", "max_error", "bound", "exact_error", "parameter", "control_caught",
+        "equal", "max_error", "bound", "exact_error", "parameter", "control_caught", "deliveries",
     }  # fmt: skip
     assert "each collective of backward left out in turn: each is noticed" in str(verdict)
     assert all(p.grad is None for p in model.parameters())
@@ -114,6 +114,39 @@ def test_more_bytes_than_planned(block):
     collectives = tuple(c for c in plan.collectives if "slope" not in c.where)
     with pytest.raises(ProofError, match="the bytes that backward sent are not those planned"):
         judged(model, inputs, replace(plan, collectives=collectives))
+
+
+class Recurring(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16)
+        self.read, self.write = nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x, state=None):
+        if state is not None:
+            state = self.write(torch.tanh(self.read(state)))
+        return self.down(torch.tanh(self.up(x))), state
+
+
+class Keeping(nn.Module):
+    """Has a state in evaluation, none in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.start, self.inner = nn.LayerNorm(16), nn.LayerNorm(16), Recurring()
+
+    def forward(self, x):
+        return self.inner(self.norm(x), state=None if self.training else self.start(x[:, 0]))
+
+
+def test_a_state_that_training_goes_without():
+    torch.manual_seed(0)
+    model, inputs = Keeping().eval(), (torch.randn(3, 5, 16),)
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert measure_gradients(model, inputs, plan).control_caught
+    with pytest.raises(ProofError, match="not those planned"):
+        measure_gradients(model, inputs, replace(plan, collectives=plan.collectives * 2))
+    assert measure_gradients(model.train(), inputs, plan).equal
 
 
 class Tap(nn.Module):

@@ -26,7 +26,7 @@ from axisplit.capture.copies import copy_model
 from axisplit.capture.trace import Inputs, normalize_inputs
 from axisplit.errors import AxisplitError, CollectiveError, InputError
 from axisplit.export import starred
-from axisplit.proof.gradients import gradients_of
+from axisplit.proof.backward import gradients_of
 from axisplit.proof.numbers import Widened, wide_by_default, widened_inputs
 from axisplit.runtime.launch import launch
 from axisplit.solve.plan import Plan

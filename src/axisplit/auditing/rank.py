@@ -24,7 +24,7 @@ from axisplit.auditing.states import State, Values, classify
 from axisplit.auditing.styles import HandPlan, Loadable, apply_plan, load_part
 from axisplit.auditing.traffic import Traffic
 from axisplit.capture.trace import Inputs, normalize_inputs
-from axisplit.proof.gradients import scalar_of
+from axisplit.proof.backward import scalar_of
 from axisplit.proof.numbers import Widened, wide_by_default
 
 GIVEN, WHOLE = "given.pickle", "whole.pt"

@@ -1,7 +1,8 @@
-"""Copies of models whose functions belong to the copy.
+"""Copies of models whose functions belong to the copy, and whose kept state need not be a leaf.
 
 `copy.deepcopy` takes functions as they are: a lambda that a model keeps (`self.path = lambda x: mlp.out(mlp.in(x))`)
-would go on running the first model's layers in every copy of it.
+would go on running the first model's layers in every copy of it. It refuses tensors that know what they were computed
+from: the last state that a recurrent layer keeps after a forward pass with gradients.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ M = TypeVar("M", bound=torch.nn.Module)
 
 def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
     """`copy.deepcopy`, and functions kept in the model that close over its layers or tensors close over the copy's.
+    Computed tensors are copied detached.
 
     Args:
         memo: as for `deepcopy`: id of an object -> what takes its place.
     """
     memo = {} if memo is None else memo
-    closures = [function for function in _functions(model) if any(map(_holds_state, _enclosed(function)))]
+    kept = list(_kept(model))
+    for held in kept:
+        if isinstance(held, torch.Tensor) and not held.is_leaf:
+            memo.setdefault(id(held), held.detach().clone())
+    functions = [held for held in kept if isinstance(held, FunctionType)]
+    closures = [function for function in functions if any(map(_holds_state, _enclosed(function)))]
     for function in closures:
         memo[id(function)] = _unbound(function)
     copied = copy.deepcopy(model, memo)
@@ -48,16 +55,15 @@ def _unbound(function: FunctionType) -> FunctionType:
     return made
 
 
-def _functions(model: torch.nn.Module) -> Iterator[FunctionType]:
-    """Python functions that can be reached from what a model's modules keep."""
+def _kept(model: torch.nn.Module) -> Iterator[Any]:
+    """All that can be reached from what a model's modules keep: tensors and Python functions among it."""
     waiting, seen = [model], set[int]()
     while waiting:
         held: Any = waiting.pop()
         if id(held) in seen:
             continue
         seen.add(id(held))
-        if isinstance(held, FunctionType):
-            yield held
+        yield held
         waiting += _parts(held)
 
 

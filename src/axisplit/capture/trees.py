@@ -66,11 +66,16 @@ def map_items(tree: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def with_leaf(tree: Any, path: list[str], change: Callable[[Any], Any]) -> Any:
-    """The tree with what is at a path changed; containers on the way are copies.
+    """The tree with what is at a path changed; containers on the way are copies. None, there or on the way, stays: what
+    a call does not have cannot be changed.
 
     >>> with_leaf({"a": [1, 2]}, ["a", "1"], lambda item: 10 * item)
     {'a': [1, 20]}
+    >>> with_leaf({"a": None}, ["a", "1"], lambda item: 10 * item)
+    {'a': None}
     """
+    if tree is None:
+        return None
     if not path:
         return change(tree)
     head, *rest = path

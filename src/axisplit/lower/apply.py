@@ -224,23 +224,24 @@ def apply_places(model: torch.nn.Module, plan: Installable, key: str, rank: int)
     _put_in_place(model, steps, outputs)
 
 
-Show = Callable[[str, torch.Tensor], None]
+Probe = Callable[[str, torch.Tensor], torch.Tensor]
 
 
-def apply_probes(model: torch.nn.Module, plan: Installable, sites: Container[str], show: Show) -> None:
-    """On a whole model: `show(site, value)` whenever it passes where a rank's part has one of these sites; there the
-    value is what the site's collective makes whole on a rank.
+def apply_probes(model: torch.nn.Module, plan: Installable, sites: Container[str], probe: Probe) -> None:
+    """On a whole model: `probe(site, value)` whenever it passes where a rank's part has one of these sites; there the
+    value is what the site's collective makes whole on a rank. The model goes on with what the probe returns.
     """
 
-    def probe(site: str) -> Step:
-        def shown(x: torch.Tensor) -> torch.Tensor:
-            show(site, x)
+    def probes(names: list[str]) -> Step:
+        def probed(x: torch.Tensor) -> torch.Tensor:
+            for name in names:
+                x = probe(name, x)
             return x
 
-        return shown
+        return probed
 
-    steps = [(place, probe(step.name)) for place in plan.places for step in place.steps if step.name in sites]
-    _put_in_place(model, steps, LocalOutputs(plan, ""))
+    found = [(place, [step.name for step in place.steps if step.name in sites]) for place in plan.places]
+    _put_in_place(model, [(place, probes(names)) for place, names in found if names], LocalOutputs(plan, ""))
 
 
 def _put_in_place(

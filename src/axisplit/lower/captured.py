@@ -105,8 +105,15 @@ class _Builder:
         prefix = f"{module}." if module else ""
         named = {**decision.graph.parameters, **decision.graph.buffers}
         self.own = {v: name.removeprefix(prefix) for name, v in named.items() if name.startswith(prefix)}
+        made = (v for node in self._nodes for v in node.outputs)
+        # counted from 0 here: two calls that do the same have the same program
+        self.numbers = {value: n for n, value in enumerate(dict.fromkeys([*refs(call.arguments), *made]))}
         self.sizes, self.parts = self._input_sizes()
         self.fixed: set[Dim] = set()  # dims of the arguments that must have the sizes they were traced with
+
+    @property
+    def _nodes(self) -> tuple[Node, ...]:
+        return self.decision.graph.nodes[self.call.first_node : self.call.last_node]
 
     def _input_sizes(self) -> tuple[dict[Structure, Dim], dict[Axis, Dim]]:
         """(axes that are dims of what the module is called with: at run time their sizes are read there; pieces of
@@ -118,8 +125,9 @@ class _Builder:
             for position, axis in enumerate(self.decision.search.derived.dims[value]):
                 leaves = list(axes.leaves(axis))
                 if not any(leaf in keys for leaf in leaves):
-                    sizes.setdefault(_structure(axes, axis), Dim(value, position))
-                    parts.update((leaf, Dim(value, position)) for leaf in leaves if leaf is not axes.find(axis))
+                    dim = Dim(self.numbers[value], position)
+                    sizes.setdefault(_structure(axes, axis), dim)
+                    parts.update((leaf, dim) for leaf in leaves if leaf is not axes.find(axis))
         return sizes, parts
 
     def build(self, signature: inspect.Signature) -> CapturedPlan:
@@ -129,18 +137,21 @@ class _Builder:
         programs = tuple(tuple(self._program(rank)) for rank in range(self.decision.num_ranks))
         arguments = {name: _encode(value, self._argument) for name, value in list(bound.arguments.items())[1:]}
         steps = tuple(step_plan(site) for site in self.sites.values())
-        return CapturedPlan(self.module, self.call.training, arguments, _encode(self.call.result), programs, steps)
+        result = _encode(self.call.result, lambda value: self._fixed(value) or self._reference(value))
+        return CapturedPlan(self.module, self.call.training, arguments, result, programs, steps)
 
     def _argument(self, value: int) -> Json:
-        sizes = [
-            [d.position, self.decision.graph.values[value].shape[d.position]] for d in self.fixed if d.value == value
-        ]
-        return {"%": value, "sizes": sorted(sizes)} if sizes else {"%": value}
+        shape = self.decision.graph.values[value].shape
+        sizes = [[d.position, shape[d.position]] for d in self.fixed if d.value == self.numbers[value]]
+        return {**self._reference(value), "sizes": sorted(sizes)} if sizes else self._reference(value)
+
+    def _reference(self, value: int) -> Json:
+        return {"%": self.numbers[value]}
 
     def _program(self, rank: int) -> list[Json]:
-        graph, ops = self.decision.graph, list[Json]()
+        ops = list[Json]()
         ready: dict[tuple[int, str], Json] = {}
-        for node in graph.nodes[self.call.first_node : self.call.last_node]:
+        for node in self._nodes:
             operands = [
                 self._operand(value, self._wanted(node, position, value), ready, ops)
                 for position, value in enumerate(node.inputs())
@@ -149,8 +160,8 @@ class _Builder:
             arguments = self._arguments(node, rank)
             waiting = iter(operands)
             encoded = [_encode(tree, lambda _, it=waiting: next(it)) for tree in arguments]  # type: ignore[misc]
-            ops.append([node.name, *encoded, list(node.outputs)])
-            ready.update({(value, self.decision.flows_from(value)): {"%": value} for value in node.outputs})
+            ops.append([node.name, *encoded, [self.numbers[value] for value in node.outputs]])
+            ready.update({(value, self.decision.flows_from(value)): self._reference(value) for value in node.outputs})
         return ops
 
     def _wanted(self, node: Node, position: int, value: int) -> str:
@@ -159,19 +170,28 @@ class _Builder:
 
     def _operand(self, value: int, state: str, ready: dict[tuple[int, str], Json], ops: list[Json]) -> Json:
         """A value in the state an op needs, converted by sites in between where it is not in it yet."""
-        if value in self.own:
-            return {"own": self.own[value]}
-        constant = self.decision.graph.values[value].constant
-        if constant is not None:
-            info = self.decision.graph.values[value]
-            dtype = str(info.dtype).removeprefix("torch.")
-            return {"constant": list(constant), "shape": list(info.shape), "dtype": dtype}
+        fixed = self._fixed(value)
+        if fixed is not None:
+            return fixed
         made = self.arriving.get(value, self.decision.flows_from(value))
-        ready.setdefault((value, made), {"%": value})
+        ready.setdefault((value, made), self._reference(value))
         for source, target in pairwise((made, *self._between(value, made, state), state)):
             if (value, target) not in ready:
                 ready[value, target] = self._converted(value, source, target, ready[value, source], ops)
         return ready[value, state]
+
+    def _fixed(self, value: int) -> Json | None:
+        """What no op of the call makes and nobody gives: a parameter, a buffer, numbers; None for all else."""
+        info = self.decision.graph.values[value]
+        if value in self.own:
+            return {"own": self.own[value]}
+        if info.constant is None:
+            return None
+        return {
+            "constant": list(info.constant),
+            "shape": list(info.shape),
+            "dtype": str(info.dtype).removeprefix("torch."),
+        }
 
     def _between(self, value: int, made: str, state: str) -> tuple[str, ...]:
         """Where ops want a value in several states, one collective makes it whole and the others are made of that."""
@@ -283,7 +303,7 @@ class _Symbolic:
         return self._held.get(self._axes.find(axis), (0, 0))[0]
 
 
-def _encode(tree: Any, reference: Callable[[int], Json] = lambda value: {"%": value}) -> Json:
+def _encode(tree: Any, reference: Callable[[int], Json]) -> Json:
     """An argument tree as JSON: values, sizes, dtypes and devices are tagged."""
     if isinstance(tree, Ref):
         return reference(tree.value)
@@ -339,14 +359,19 @@ def install_captured(module: torch.nn.Module, plans: list[CapturedPlan], rank: i
         raise LoweringError(
             "a module with a captured program is called in a way that was not traced",
             where=plans[0].module or "model",
-            got=", ".join(
+            got=f"{_mode(module.training)}: "
+            + ", ".join(
                 f"{n}={type(v).__name__ if not isinstance(v, bool) else v}" for n, v in bound.arguments.items()
             ),
-            needed="; or ".join(str(plan.arguments) for plan in plans),
-            do="plan again with inputs of this kind",
+            needed="; or ".join(f"{_mode(plan.training)}: {plan.arguments}" for plan in plans),
+            do="plan again with inputs of this kind, and the model in the mode in which it will run",
         )
 
     module.forward = forward_captured
+
+
+def _mode(training: bool) -> str:
+    return "in training" if training else "in evaluation"
 
 
 class _Runner:

@@ -8,7 +8,8 @@ every rank:
     whole    a copy of the whole model with a probe at each place where a rank's part has the collective
     ranks    what the collective returns
     bound    how far rounding moves that value in the perturbed whole model, as for outputs (numbers.py)
-    control  with the collective left out what it returns must be off by ten times that bound
+    control  with the collective left out what it returns must be off by ten times that bound, or in float64 by ten
+             times what is tolerated there
 
 Equality is then required of these values too, in float64 as well. A collective inside a captured program has no place
 in the whole model's Python: it stays unnoticed, and the verdict "could not".
@@ -16,11 +17,11 @@ in the whole model's Python: it stays unnoticed, and the verdict "could not".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,6 +35,7 @@ from axisplit.proof.numbers import (
     SAFETY,
     Outputs,
     Widened,
+    as_numbers,
     differences,
     distinct_collectives,
     perturbed,
@@ -46,11 +48,14 @@ from axisplit.proof.numbers import (
 )
 from axisplit.solve.plan import Plan
 
+Mode = Callable[[], AbstractContextManager[Any]]
+
 
 @dataclass(frozen=True)
 class Delivery:
     """A collective that no output notices: absolute differences of what it delivers, on the call that comes closest to
-    its own bound; `missing`, with the collective left out, in terms of `bound`.
+    its own bound; `missing`, with the collective left out, in terms of `bound`. `exact`: in float64, relative to the
+    value's scale.
     """
 
     collective: str
@@ -58,6 +63,7 @@ class Delivery:
     max_error: float
     bound: float
     missing: float
+    exact_missing: float = 0.0
 
     @property
     def equal(self) -> bool:
@@ -65,57 +71,103 @@ class Delivery:
 
     @property
     def noticed(self) -> bool:
-        return not self.missing <= CONTROL_FACTOR * self.bound
+        """Whether one of the two comparisons that `equal` is made of sees that it is missing."""
+        native = self.missing <= CONTROL_FACTOR * self.bound
+        return not (native and self.exact_missing <= CONTROL_FACTOR * EXACT_TOLERANCE)
+
+
+class Runs(Protocol):
+    """Runs in which what collectives deliver is kept, by "site call number"."""
+
+    def whole(self) -> Outputs:
+        """The values of the whole model where its parts have these collectives."""
+
+    def ranks(self, drop: tuple[str, ...] = ()) -> list[Outputs]:
+        """What these collectives deliver on each rank; what is there without them where they are dropped."""
+
+    def wanted(self, whole: Outputs, rank: int) -> Outputs:
+        """What they should deliver on a rank."""
 
 
 def compare_deliveries(
     model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[Delivery, ...]:
     """What the collectives of these names deliver: those that run, and have a place in the whole model's Python."""
-    placed = {step.name for place in plan.places for step in place.steps}
     chosen = {name: sites for name, sites in distinct_collectives(plan).items() if name in names}
-    chosen = {name: sites for name, sites in chosen.items() if placed.issuperset(sites)}
+    chosen = {name: sites for name, sites in chosen.items() if placed(plan).issuperset(sites)}
     if not chosen:
         return ()
-    native = _Runs(model, inputs, plan, only, tuple(site for sites in chosen.values() for site in sites))
-    whole, moved = native.whole(), perturbed(native.whole)
-    bounds = {at: SAFETY * move for at, move in _worst(whole, moved).items()}
-    errors, exact = _worst(whole, native.ranks()), _exact_errors(native)
+    native = _Forward(model, inputs, plan, only, tuple(site for sites in chosen.values() for site in sites))
+    wide = replace(native, model=widened(model), inputs=widened_inputs(inputs), mode=Widened)
+    return compared(chosen, native, wide)
+
+
+def placed(plan: Plan) -> set[str]:
+    """Sites that have a place in the whole model's Python."""
+    return {step.name for place in plan.places for step in place.steps}
+
+
+def compared(chosen: Mapping[str, tuple[str, ...]], native: Runs, wide: Runs) -> tuple[Delivery, ...]:
+    """What collectives (name -> sites) deliver, in the model's own dtypes and in float64."""
+    whole = native.whole()
+    bounds, errors = _bounds(native, whole), _errors(native, whole, native.ranks())
+    exact, exact_missing = _exact_errors(wide, chosen)
     found = []
     for name, sites in chosen.items():
         calls = [at for at in errors if at.partition(" ")[0] in sites]
         if calls:
-            missing = _worst(whole, native.ranks(drop=sites))
-            found.append(
-                _delivery(name, *({at: of.get(at, 0.0) for at in calls} for of in (exact, errors, bounds, missing)))
-            )
+            missing = _errors(native, whole, native.ranks(drop=sites))
+            figures = (exact, errors, bounds, missing, exact_missing[name])
+            found.append(_delivery(name, *({at: of.get(at, 0.0) for at in calls} for of in figures)))
     return tuple(found)
 
 
 Found = dict[str, float]  # "site call number" -> largest difference
 
 
-def _delivery(name: str, exact: Found, errors: Found, bounds: Found, missing: Found) -> Delivery:
+def _delivery(name: str, exact: Found, errors: Found, bounds: Found, missing: Found, exact_missing: Found) -> Delivery:
     nearest = max(errors, key=lambda at: (in_terms_of(errors[at], bounds[at]), errors[at]))
     most = max((missing[at] / bounds[at] for at in missing if bounds[at]), default=0.0)
     without = most * bounds[nearest] if bounds[nearest] else max(missing.values())
-    return Delivery(name, max(exact.values()), errors[nearest], bounds[nearest], without)
+    return Delivery(name, max(exact.values()), errors[nearest], bounds[nearest], without, max(exact_missing.values()))
 
 
-def _worst(whole: Outputs, others: list[Outputs], relative: bool = False) -> Found:
-    found = [differences(whole, other, relative) for other in others]
+def _errors(runs: Runs, whole: Outputs, ranks: list[Outputs]) -> Found:
+    return _worst([differences(runs.wanted(whole, rank), part) for rank, part in enumerate(ranks)])
+
+
+def _bounds(runs: Runs, whole: Outputs) -> Found:
+    """How far each value moves when every reduction is off by its own rounding error."""
+    moves = _worst([differences(whole, moved) for moved in perturbed(runs.whole)])
+    return {at: SAFETY * move for at, move in moves.items()}
+
+
+def _worst(found: list[Found]) -> Found:
     return {at: max(one.get(at, 0.0) for one in found) for at in set().union(*found)}
 
 
-def _exact_errors(native: _Runs) -> Found:
-    """Differences, relative to each value's scale, in float64 throughout."""
-    wide = replace(native, model=widened(native.model), inputs=widened_inputs(native.inputs), mode=Widened)
+def _exact_errors(wide: Runs, chosen: Mapping[str, tuple[str, ...]]) -> tuple[Found, dict[str, Found]]:
+    """(differences in float64 throughout, relative to each value's scale; the same without each collective). A value
+    that is zero but for rounding (the cotangent of what no gradient arrives at) has no scale of its own: what rounding
+    moves counts as within tolerance.
+    """
     with wide_by_default():
-        return _worst(wide.whole(), wide.ranks(), relative=True)
+        whole = wide.whole()
+        bounds, parts = _bounds(wide, whole), wide.ranks()
+        without = {name: wide.ranks(drop=sites) for name, sites in chosen.items()}
+    finite = {at: value[value.isfinite()].abs() for at, value in whole.items()}
+    scales = {at: float(value.max()) if value.numel() else 0.0 for at, value in finite.items()}
+
+    def relative(ranks: list[Outputs]) -> Found:
+        errors = _errors(wide, whole, ranks)
+        floors = {at: max(scales.get(at, 0.0), bounds.get(at, 0.0) / EXACT_TOLERANCE) or 1.0 for at in errors}
+        return {at: error / floors[at] for at, error in errors.items()}
+
+    return relative(parts), {name: relative(ranks) for name, ranks in without.items()}
 
 
 @dataclass(frozen=True)
-class _Runs:
+class _Forward:
     """Runs of the whole model and of its ranks in which what passes at `sites` is kept."""
 
     model: torch.nn.Module
@@ -123,7 +175,7 @@ class _Runs:
     plan: Plan
     only: tuple[str, ...]
     sites: tuple[str, ...]
-    mode: Callable[[], AbstractContextManager[Any]] = nullcontext
+    mode: Mode = nullcontext
 
     @cached_property
     def recorded(self) -> Recorded:
@@ -131,8 +183,7 @@ class _Runs:
             return run_whole(self.model, self.inputs, self.only).recorded
 
     def whole(self) -> Outputs:
-        """The values of the whole model where its parts have these collectives."""
-        seen, recorded = _Seen(self.sites), self.recorded
+        seen, recorded = Seen(self.sites), self.recorded
         probed = shadow_copy(self.model, lambda name, tensor: tensor.detach(), None)
         apply_probes(probed, self.plan, self.sites, seen.show)
         with self.mode():
@@ -140,21 +191,31 @@ class _Runs:
         return seen.values
 
     def ranks(self, drop: tuple[str, ...] = ()) -> list[Outputs]:
-        """What these collectives deliver on each rank; what is there without them where they are dropped."""
-        ranks: list[_Seen] = []
+        watch = Watch(self.sites, self.mode)
+        run_ranks(self.model, self.inputs, self.plan, self.only, self.recorded, drop, watch.rank)
+        return watch.values
 
-        @contextmanager
-        def watching() -> Iterator[None]:
-            seen = _Seen(self.sites)
-            ranks.append(seen)
-            with self.mode(), seen:
-                yield
-
-        run_ranks(self.model, self.inputs, self.plan, self.only, self.recorded, drop, watching)
-        return [seen.values for seen in ranks]
+    def wanted(self, whole: Outputs, rank: int) -> Outputs:
+        return whole
 
 
-class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch:
+    """Keeps what passes at given sites on every rank."""
+
+    def __init__(self, sites: tuple[str, ...], mode: Mode) -> None:
+        self._sites, self._mode = sites, mode
+        self.values: list[Outputs] = []
+
+    @contextmanager
+    def rank(self) -> Iterator[None]:
+        """Around the next rank's run."""
+        seen = Seen(self._sites)
+        self.values.append(seen.values)
+        with self._mode(), seen:
+            yield
+
+
+class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what passes at given sites, call by call; as a mode, what the collectives there return."""
 
     def __init__(self, sites: tuple[str, ...]) -> None:
@@ -162,9 +223,11 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.values: Outputs = {}
         self._calls = dict.fromkeys(sites, 0)
 
-    def show(self, site: str, value: torch.Tensor) -> None:
-        self.values[f"{site} call {self._calls[site]}"] = value.detach().clone()
+    def show(self, site: str, value: torch.Tensor) -> torch.Tensor:
+        """Keep a copy, and give the value back."""
+        self.values[f"{site} call {self._calls[site]}"] = as_numbers(value.detach())
         self._calls[site] += 1
+        return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -2,8 +2,8 @@
 
     exact    float64 throughout, every float32 cast widened: the structure is right if the outputs agree to ~1e-12
     native   the model's own dtypes: the reassociation that users will see, within a measured bound
-    control  each distinct collective left out in turn: the error must exceed the bound by 10 times; for what no output
-             notices see delivered.py
+    control  each distinct collective left out in turn: the error must exceed the bound by 10 times, or in float64 what
+             is tolerated there; for what no output notices see delivered.py
 
 The bound is not a chosen constant: the whole model is run again with every reduction (matmul, attention, convolution,
 sum) perturbed by its own rounding error, several times; the outputs move by what rounding moves them, and `bound` is a
@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -60,15 +61,16 @@ class Numbers:
     control_errors: dict[str, float]  # dropped collective -> error of the output that notices most, in terms of `bound`
     comm_bytes: list[float]  # observed in all phases together, for each rank
     choices: Choices = field(default_factory=Choices)
+    exact_controls: dict[str, float] = field(default_factory=dict)  # those unnoticed so, in float64 -> relative error
 
     @property
     def control_caught(self) -> bool | None:
-        return each_caught(self.control_errors, self.bound)
+        return not self.unnoticed if self.control_errors else None
 
     @property
     def unnoticed(self) -> tuple[str, ...]:
-        """Collectives without which no output, and nothing that is chosen from, is off by enough."""
-        return unnoticed(self.control_errors, self.bound)
+        """Collectives without which no output, and nothing that is chosen from, is off by enough in either dtype."""
+        return unnoticed_in_both(self.control_errors, self.bound, self.exact_controls)
 
     @property
     def equal(self) -> bool:
@@ -183,18 +185,26 @@ def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str,
     for name, sites in distinct_collectives(plan).items():
         controls[name] = control_error(_without(model, inputs, plan, only, whole, sites), bounds, bound)
     choices = summarize(whole.recorded, [run.flipped for run in runs], errors, bounds)
-    exact = exact_error(model, inputs, plan, only)
-    return Numbers(exact, error, bound, controls, [run.comm_bytes for run in runs], choices)
+    collectives = distinct_collectives(plan)
+    exact, without = exact_errors(model, inputs, plan, only, {n: collectives[n] for n in unnoticed(controls, bound)})
+    return Numbers(exact, error, bound, controls, [run.comm_bytes for run in runs], choices, without)
 
 
 def _without(
-    model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], whole: Whole, sites: tuple[str, ...]
+    model: torch.nn.Module,
+    inputs: Inputs,
+    plan: Plan,
+    only: tuple[str, ...],
+    whole: Whole,
+    sites: tuple[str, ...],
+    mode: Callable[[], Any] = nullcontext,
 ) -> dict[str, float]:
     """The errors of a run without these collectives. Infinite where it breaks off: the same run with them went through,
     so it is for want of them (ranks that compute another length each do not meet any more).
     """
     try:
-        return whole.worst(run_ranks(model, inputs, plan, only, whole.recorded, drop=sites))
+        runs = run_ranks(model, inputs, plan, only, whole.recorded, drop=sites, mode=mode)
+        return whole.worst(runs, relative=mode is not nullcontext)
     except (AxisplitError, RuntimeError, IndexError, ValueError) as error:
         return {f"broken off: {error}": float("inf")}
 
@@ -217,20 +227,24 @@ def unnoticed(errors: dict[str, float], bound: float) -> tuple[str, ...]:
     return tuple(name for name, error in errors.items() if error <= CONTROL_FACTOR * bound)
 
 
-def each_caught(errors: dict[str, float], bound: float) -> bool | None:
-    """Whether every control's error exceeds the bound by far; None without controls."""
-    return not unnoticed(errors, bound) if errors else None
+def unnoticed_in_both(errors: dict[str, float], bound: float, exact: dict[str, float]) -> tuple[str, ...]:
+    """Controls whose error exceeds neither the bound by far nor, where it was run, what is tolerated in float64."""
+    seen = {name for name in exact if name not in unnoticed(exact, EXACT_TOLERANCE)}
+    return tuple(name for name in unnoticed(errors, bound) if name not in seen)
 
 
-def exact_error(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> float:
-    """Difference, relative to each output's scale, in float64 throughout."""
+def exact_errors(
+    model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], controls: dict[str, tuple[str, ...]]
+) -> tuple[float, dict[str, float]]:
+    """(difference, relative to each output's scale, in float64 throughout; the same without each collective)."""
     wide = widened(model)
     given = widened_inputs(inputs)
     with wide_by_default():
         with Widened():
             whole = run_whole(wide, given, only)
-        runs = run_ranks(wide, given, plan, only, whole.recorded, mode=Widened)
-    return max(whole.worst(runs, relative=True).values(), default=0.0)
+        errors = whole.worst(run_ranks(wide, given, plan, only, whole.recorded, mode=Widened), relative=True)
+        without = {n: _without(wide, given, plan, only, whole, sites, Widened) for n, sites in controls.items()}
+    return max(errors.values(), default=0.0), {n: max(found.values(), default=0.0) for n, found in without.items()}
 
 
 def run_ranks(
@@ -302,8 +316,8 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func._opname == "convolution_backward":
-            for gradient, length in zip(result, _lengths_of_gradients(args), strict=True):
+        if func._opname in _LENGTHS_OF_GRADIENTS:
+            for gradient, length in zip(result, _LENGTHS_OF_GRADIENTS[func._opname](args), strict=True):
                 if gradient is not None:
                     self._perturb(func, args, gradient, length)
             return result
@@ -322,11 +336,24 @@ class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers.add_((noise * size).to(numbers.dtype))
 
 
-def _lengths_of_gradients(args: Any) -> tuple[int, int, int]:
+def _lengths_of_convolution(args: Any) -> tuple[int, int, int]:
     """What the gradients of a convolution's input, weight and bias each sum over."""
     cotangent, _, weight = args[:3]
     places = cotangent.numel() // max(cotangent.shape[1], 1)
     return weight.numel() // max(weight.shape[1], 1), places, places
+
+
+def _lengths_of_norm(args: Any) -> tuple[int, int, int]:
+    """The same of a layer norm over dims of the given sizes."""
+    cotangent, width = args[0], prod(args[2])
+    rows = cotangent.numel() // max(width, 1)
+    return width, rows, rows
+
+
+_LENGTHS_OF_GRADIENTS: dict[str, Callable[[Any], tuple[int, int, int]]] = {
+    "convolution_backward": _lengths_of_convolution,
+    "native_layer_norm_backward": _lengths_of_norm,
+}
 
 
 def _terms(func: Any, args: Any, result: torch.Tensor) -> torch.Tensor:

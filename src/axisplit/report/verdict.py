@@ -97,15 +97,17 @@ def _control(verdict: Verdict) -> list[str]:
         return ["no collective to leave out"]
     caught = "each is noticed" if verdict.control_caught else "NOT each is noticed (needs 10 × the bound)"
     lines = [f"each collective left out in turn: {caught}", *(f"{e:9.3g}  without {n}" for n, e in errors.items())]
-    return [*lines, *(text for delivery in verdict.deliveries for text in _delivery(delivery))]
+    lines += _exactly(verdict.numbers.exact_controls)
+    return [*lines, *(text for delivery in verdict.deliveries for text in _delivery(delivery, "output"))]
 
 
-def _delivery(delivery: Delivery) -> list[str]:
+def _delivery(delivery: Delivery, compared: str) -> list[str]:
     relation = "within" if delivery.max_error <= delivery.bound else "ABOVE"
     errors = f"{delivery.max_error:.3g}, {relation} its rounding bound {delivery.bound:.3g}"
     return [
-        f"no output notices {delivery.collective}: what it delivers was compared itself",
-        f"{delivery.missing:9.3g}  without it; error {errors}; float64 {delivery.exact_error:.2g}",
+        f"no {compared} notices {delivery.collective}: what it delivers was compared itself",
+        f"{delivery.missing:9.3g}  without it; error {errors}",
+        f"{delivery.exact_missing:9.3g}  without it in float64; error {delivery.exact_error:.2g}",
     ]
 
 
@@ -125,7 +127,14 @@ def _gradients(verdict: Verdict) -> list[str]:
         return [*lines, "no collective in backward to leave out"]
     caught = "each is noticed" if found.control_caught else "NOT each is noticed (needs 10 × the bound)"
     without = [f"{e:9.3g}  without {n}" for n, e in found.control_errors.items()]
-    return [*lines, f"each collective of backward left out in turn: {caught}", *without]
+    delivered = [text for delivery in found.deliveries for text in _delivery(delivery, "gradient")]
+    without += _exactly(found.exact_controls)
+    return [*lines, f"each collective of backward left out in turn: {caught}", *without, *delivered]
+
+
+def _exactly(errors: dict[str, float]) -> list[str]:
+    """Those that the model's own dtypes do not show by enough."""
+    return [f"{error:9.3g}  in float64, relative, without {name}" for name, error in errors.items()]
 
 
 def _mismatches(verdict: Verdict) -> list[str]:

@@ -1,0 +1,95 @@
+"""What no gradient notices is compared where backward delivers it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+
+import axisplit
+from axisplit.proof.gradients import measure_gradients
+from axisplit.runtime.simulate import SimulatedGroup
+from axisplit.runtime.sites import BACKWARD
+from models_zoo.tiny import perturb
+
+
+class Faint(nn.Module):
+    """What the split branch adds to the norm's gradient is lost in its rounding, but in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        return y + 1e-6 * self.down(gelu(self.up(y)))
+
+
+class Padded(nn.Module):
+    """The row of a padding token has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.down = nn.Embedding(64, 18, padding_idx=0), nn.Linear(18, 48), nn.Linear(48, 18)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.down(gelu(self.up(self.embed(ids))))
+
+
+@pytest.fixture(scope="module", params=["all_reduce", "reduce_scatter"])
+def unnoticed(request):
+    torch.manual_seed(0)
+    model, inputs = perturb(Padded()), (torch.zeros(2, 5, dtype=torch.long),)
+    keep = ["embed.weight"] if request.param == "all_reduce" else []
+    return request.param, model, inputs, axisplit.plan(model, inputs, ranks=3, keep=keep)
+
+
+def test_what_no_gradient_notices(unnoticed):
+    kind, model, inputs, plan = unnoticed
+    found = measure_gradients(model, inputs, plan)
+    (delivery,) = found.deliveries
+    assert delivery.collective.startswith(f"{kind} at ")
+    assert found.control_errors[delivery.collective] <= 10 * found.bound
+    assert found.equal
+    assert found.control_caught
+    assert 0 < delivery.max_error <= delivery.bound < 1e-2 * delivery.missing
+    assert 0 < delivery.exact_error < 1e-13
+
+
+def test_a_wrong_cotangent_that_no_gradient_notices(unnoticed, monkeypatch):
+    kind, model, inputs, plan = unnoticed
+    method = {"all_reduce": "all_reduce_sum", "reduce_scatter": "all_to_all"}[kind]
+    right = getattr(SimulatedGroup, method)
+
+    def wrong(self, x, *args):
+        result = right(self, x, *args)
+        if not any(isinstance(arg, str) and arg.endswith(BACKWARD) for arg in args):
+            return result
+        return result * 1.01 if isinstance(result, torch.Tensor) else [part * 1.01 for part in result]
+
+    monkeypatch.setattr(SimulatedGroup, method, wrong)
+    found = measure_gradients(model, inputs, plan)
+    (delivery,) = found.deliveries
+    assert found.max_error <= found.bound  # of gradients
+    assert not found.equal
+    assert delivery.max_error > 10 * delivery.bound
+    assert delivery.exact_error > 1e-3
+
+
+def test_what_gradients_notice_in_float64_only():
+    model, inputs = perturb(Faint()), (torch.randn(1, 1, 16),)  # so little that it enters behind the norm
+    found = measure_gradients(model, inputs, axisplit.plan(model, inputs, ranks=2))
+    ((name, error),) = found.exact_controls.items()
+    assert "enter@backward" in name
+    assert found.control_errors[name] <= 10 * found.bound
+    assert 1e-9 < error < 1e-4
+    assert found.deliveries == ()
+    assert found.control_caught
+
+
+def test_the_gradient_of_a_norm_has_a_bound():
+    model, inputs = perturb(Faint()), (torch.randn(2, 5, 16),)
+    found = measure_gradients(model, inputs, axisplit.plan(model, inputs, ranks=2))
+    assert found.equal  # nothing rounds behind the norm but the sums over its rows
+    assert found.max_error > 0
