@@ -207,6 +207,26 @@ def test_a_program_whose_sizes_do_not_follow_its_inputs_takes_those_it_was_trace
         assert_equal_on_ranks(plan, model, torch.randn(2, 7, 32))
 
 
+class MaskedByATable(BehindAStar):
+    """A causal mask that is cut to the length of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(12, 12).tril())
+
+    def bias(self, scores):
+        length = scores.shape[-1]
+        return super().bias(scores).masked_fill(self.mask[:length, :length] == 0, float("-inf"))
+
+
+def test_a_table_is_cut_to_the_length_of_each_call():
+    model = perturb(MaskedByATable()).eval()
+    plan, _ = planned(model, 32)
+    assert plan.tiers == {"model": "captured"}
+    for length in (1, 5, 12):
+        assert_equal_on_ranks(plan, model, torch.randn(2, length, 32))
+
+
 class HeldNumber(WrittenInto):
     """A number that anyone can change between calls is no constant."""
 

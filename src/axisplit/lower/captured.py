@@ -109,15 +109,15 @@ class _Builder:
         self.fixed: set[Dim] = set()  # dims of the arguments that must have the sizes they were traced with
 
     def _input_sizes(self) -> tuple[dict[Structure, Dim], dict[Axis, Dim]]:
-        """(axes that are dims of what the module is called with: at run time their sizes are read there; pieces of
-        such dims, of which nobody knows how they grow with it).
+        """(axes that are dims of what the module is called with, and whole there: at run time their sizes are read
+        there; pieces of such dims, of which nobody knows how they grow with it).
         """
-        axes, keys = self.decision.search.derived.axes, self.decision.search.keys
+        axes, cut = self.decision.search.derived.axes, self.decision.cut
         sizes, parts = dict[Structure, Dim](), dict[Axis, Dim]()
         for value in refs(self.call.arguments):
             for position, axis in enumerate(self.decision.search.derived.dims[value]):
                 leaves = list(axes.leaves(axis))
-                if not any(leaf in keys for leaf in leaves):
+                if not any(leaf in cut for leaf in leaves):
                     sizes.setdefault(_structure(axes, axis), Dim(value, position))
                     parts.update((leaf, Dim(value, position)) for leaf in leaves if leaf is not axes.find(axis))
         return sizes, parts
