@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from axisplit.capture.kept import attributes_of
+
 M = TypeVar("M", bound=torch.nn.Module)
 
 
@@ -24,6 +26,9 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
         memo: as for `deepcopy`: id of an object -> what takes its place.
     """
     memo = {} if memo is None else memo
+    # state that a module kept knows what it was computed from, which `deepcopy` refuses
+    kept = (tensor for held in (attributes_of(model), dict(model.named_buffers())) for tensor in held.values())
+    memo |= {id(x): x.detach().clone() for x in kept if x is not None and not x.is_leaf and id(x) not in memo}
     closures = [function for function in _functions(model) if any(map(_holds_state, _enclosed(function)))]
     for function in closures:
         memo[id(function)] = _unbound(function)

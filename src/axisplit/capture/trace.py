@@ -209,8 +209,6 @@ def shadow_copy(
             if isinstance(tensor, torch.nn.Parameter):
                 made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = made
-    # state that a module kept knows what it was computed from, which `deepcopy` refuses
-    memo |= {id(x): x.detach().clone() for x in attributes_of(model).values() if x is not None and not x.is_leaf}
     copied = copy_model(model, memo)
     close_gaps(copied, folds)
     return copied

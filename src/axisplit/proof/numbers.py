@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from axisplit.capture.copies import copy_model
+from axisplit.capture.kept import state_put_back
 from axisplit.capture.modes import uncompiled
 from axisplit.capture.trace import Inputs, normalize_inputs, phases
 from axisplit.capture.trees import leaves, map_items
@@ -91,7 +92,7 @@ def run_all(
         with during(phase):
             return model(*args, **kwargs)
 
-    with torch.no_grad(), uncompiled():
+    with torch.no_grad(), uncompiled(), state_put_back(model):
         for phase, result in phases(model, args, kwargs, run, only):
             found |= {f"{phase}:{path}": tensor for path, tensor in leaves(result, as_numbers)}
     return found
