@@ -118,3 +118,14 @@ def uncompiled() -> AbstractContextManager[None]:
     """Inside, what `torch.compile` wraps runs as it was written."""
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Inside, torch's attention blocks run op by op without gradients, too, and padding is filled with nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

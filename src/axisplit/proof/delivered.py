@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from axisplit.capture.modes import unfused
 from axisplit.capture.trace import Inputs, shadow_copy
 from axisplit.lower.apply import apply_probes
 from axisplit.proof.choices import Recorded, in_terms_of
@@ -68,6 +69,7 @@ class Delivery:
         return not self.missing <= CONTROL_FACTOR * self.bound
 
 
+@unfused()
 def compare_deliveries(
     model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[Delivery, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from axisplit.capture.kept import state_put_back
-from axisplit.capture.modes import uncompiled
+from axisplit.capture.modes import uncompiled, unfused
 from axisplit.capture.trace import Inputs, normalize_inputs
 from axisplit.capture.trees import leaves
 from axisplit.errors import InputError, ProofError
@@ -131,6 +131,7 @@ def _backward(scalar: torch.Tensor, where: str) -> None:
         ) from error
 
 
+@unfused()
 def measure_gradients(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Gradients:
     """Run everything of this file's header on simulated ranks. Choices are pinned to the whole model's (choices.py).
 
