@@ -332,6 +332,7 @@ class Padded(nn.Module):
         return self.encoder(x, src_key_padding_mask=padding)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("padded", [[[2, 0]], [[2, 3], [2, 4]]], ids=["anywhere", "at the end"])
 def test_an_encoder_that_torch_would_run_fused(padded):
     model = perturb(Padded()).eval()

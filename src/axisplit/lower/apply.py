@@ -180,7 +180,8 @@ def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -
     apply_captured(model, plan, group.rank, key)
     apply_places(model, plan, key, group.rank)
     apply_gradients(model, plan, key)
-    run_unfused(model, {p.module for p in (*plan.places, *plan.captured, *plan.edits)})
+    changed = [[p.module for p in plan.places], [c.module for c in plan.captured], [e.module for e in plan.edits]]
+    run_unfused(model, set().union(*changed))
     context = model.__dict__["axisplit_context"] = CollectiveContext(group, sites_of(plan))
     model.__dict__["axisplit_plan"] = plan
     register(key, context)

@@ -18,10 +18,11 @@ def run_unfused(model: nn.Module, changed: Collection[str]) -> None:
     """Encoders of a part in which modules are changed: the same results without nested tensors."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if isinstance(module, nn.TransformerEncoder) and any(name.startswith(prefix) for name in changed):
-            if module.use_nested_tensor and len(module.layers):
-                module.use_nested_tensor = False
-                module.layers[-1].register_forward_hook(_fill_padding, with_kwargs=True)
+        if not isinstance(module, nn.TransformerEncoder) or not any(name.startswith(prefix) for name in changed):
+            continue
+        if module.use_nested_tensor and len(module.layers):
+            module.use_nested_tensor = False
+            module.layers[-1].register_forward_hook(_fill_padding, with_kwargs=True)
 
 
 def _fill_padding(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
