@@ -53,6 +53,8 @@ class FunctionMode(TorchFunctionMode):
         self._recorder.call = (args, kwargs)
         self._recorder.issue += 1
         self._recorder.order = 0
+        if func in _NUMBER_READS and self._recorder.follows(args[0]):
+            self._recorder.reads(args[0])
         try:
             return func(*args, **kwargs)
         finally:
@@ -71,6 +73,7 @@ class FunctionMode(TorchFunctionMode):
         return result
 
 
+_NUMBER_READS = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 _SIZE_READS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
 
 
