@@ -1,4 +1,4 @@
-"""Python looks at a tensor's numbers (`item`, `bool`, `tolist`, `torch.equal`): every rank must see the whole model's."""
+"""Python looks at a tensor's numbers (`item`, `bool`, `tolist`, `torch.equal`): every rank must see the same ones."""
 
 from __future__ import annotations
 
