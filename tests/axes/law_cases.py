@@ -714,7 +714,8 @@ RECURRENT = [
     Case("rnn_relu_cell", torch.rnn_relu_cell, (u(2, 5), u(2, 4), *weights(1)), "p. p. .. .. . ."),
 ]  # fmt: skip
 
+READING = [Case("read", lambda x: x.sum(1).tolist(), (f(4, 3),), "pr | P; .")]
 CASES = [
     *POINTWISE, *CONTRACTION, *VIEW, *TRANSFORM, *REDUCTION, *NORMALIZATION, *ATTENTION, *CONVOLUTION, *CREATION,
-    *INDEXING, *RECURRENT,
+    *INDEXING, *RECURRENT, *READING,
 ]  # fmt: skip

@@ -79,7 +79,8 @@ def trace(run: Callable[..., Any], operands: Sequence[Tensor]) -> Traced:
 
 def call(node: Node, args: Sequence[Any], value: Callable[[int], Tensor]) -> tuple[Tensor, ...]:
     result = node.op(*replace_refs(tuple(args), value), **replace_refs(node.kwargs, value))
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return tuple(found for found in results if isinstance(found, Tensor))  # `item` makes none
 
 
 def candidate_splits(traced: Traced, ranks: int) -> list[Split]:

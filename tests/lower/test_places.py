@@ -318,3 +318,31 @@ def test_a_table_in_several_ranges():
         ids = torch.tensor([0, 7, 2, 6])
         assert localize(ids, "tables/table").tolist() == [0, 3, 0, 2]
         assert mask_rows(torch.ones(4, 1), ids, "tables/table").flatten().tolist() == [1, 1, 0, 1]
+
+
+class Padded(nn.Module):
+    """Without gradients torch runs such an encoder on nested tensors, and what it makes of padding is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(32))
+
+    def forward(self, x, padding):
+        return self.encoder(x, src_key_padding_mask=padding)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("padded", [[[2, 0]], [[2, 3], [2, 4]]], ids=["anywhere", "at the end"])
+def test_an_encoder_that_torch_would_run_fused(padded):
+    model = perturb(Padded()).eval()
+    x, padding = torch.randn(3, 5, 32), torch.zeros(3, 5, dtype=torch.bool)
+    for row, position in padded:
+        padding[row, position] = True
+    plan = axisplit.plan(model, (x, padding), ranks=2)
+    assert plan.split_fraction > 0.95
+    assert axisplit.verify(model, (x, padding), plan).equal
+    with torch.no_grad():
+        whole = model(x, padding)
+        for part, _ in on_ranks(plan, model, lambda m: m(x, padding)):
+            torch.testing.assert_close(part, whole, rtol=0, atol=1e-5)

@@ -224,6 +224,63 @@ def test_a_program_whose_sizes_do_not_follow_its_inputs_takes_those_it_was_trace
         assert_equal_on_ranks(plan, model, torch.randn(2, 7, 32))
 
 
+class MaskedByATable(BehindAStar):
+    """A causal mask that is cut to the length of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(12, 12).tril())
+
+    def bias(self, scores):
+        length = scores.shape[-1]
+        return super().bias(scores).masked_fill(self.mask[:length, :length] == 0, float("-inf"))
+
+
+def test_a_table_is_cut_to_the_length_of_each_call():
+    model = perturb(MaskedByATable()).eval()
+    plan, _ = planned(model, 32)
+    assert plan.tiers == {"model": "captured"}
+    for length in (1, 5, 12):
+        assert_equal_on_ranks(plan, model, torch.randn(2, length, 32))
+
+
+class ReadsNumbers(Unreachable):
+    """Python acts on what it reads: a branch and a factor; and on how many rows there are of a kind."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        if y.sum() > 20:
+            y = y * max(y.flatten().tolist())
+        found = x[x[..., 0] > 0]
+        return y + found.sum() if len(found) > 4 else y
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_python_reads_is_whole_and_not_written_into_a_program(ranks):
+    model = perturb(ReadsNumbers()).eval()
+    plan, inputs = planned(model, 16, ranks)
+    assert plan.captured == ()
+    assert axisplit.verify(model, inputs, plan).equal
+    for scale in (0.1, 1, -1, 10):
+        assert_equal_on_ranks(plan, model, scale * torch.randn(3, 4, 16))
+
+
+class ReadsASum(Bare):
+    """What is read is linear: without its number, nothing would need the sum over ranks."""
+
+    def forward(self, x):
+        y = linear(relu(linear(x, self.up)), self.down)
+        return relu(linear(x, self.up)) * y.sum().item()
+
+
+def test_a_number_that_is_read_is_the_whole_models():
+    model = perturb(ReadsASum()).eval()
+    plan, inputs = planned(model, 16)
+    assert plan.split_fraction == 1.0
+    assert axisplit.verify(model, inputs, plan).equal
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
+
+
 class HeldNumber(WrittenInto):
     """A number that anyone can change between calls is no constant."""
 

@@ -187,6 +187,35 @@ def test_dropout_is_refused(block):
         measure_gradients(dropping.train(), inputs, plan)
 
 
+class Remembers(Block):
+    """What a call reads and leaves behind: a running mean in a buffer, written in place by what carries gradients, and
+    a result in an attribute.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean *= 0.9
+        self.mean += 0.1 * x.mean((0, 1))
+        self.last = super().forward(x - self.mean)
+        return self.last
+
+
+def test_what_modules_keep_is_put_back():
+    model = nn.Sequential(Remembers(), Remembers())
+    inputs = (torch.randn(3, 5, 16),)
+    verdict = axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2), gradients=True)
+    assert verdict.equal
+    assert verdict.gradients.equal
+    assert model[0].mean is dict(model.named_buffers())["0.mean"]
+    assert not model[1].mean.any()
+    assert not hasattr(model[1], "last")
+    model(*inputs)  # now it holds what it was computed from
+    assert axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2), gradients=True).equal
+
+
 def test_a_plan_without_backward(block):
     model, inputs, plan = block
     verdict = judged(model, inputs, replace(plan, no_backward="no place for a sum"))

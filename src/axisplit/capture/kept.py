@@ -6,7 +6,8 @@ which is how such modules begin.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,9 +21,37 @@ def attributes_of(model: torch.nn.Module) -> Held:
     return {
         f"{path}.{name}" if path else name: value
         for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if value is None or isinstance(value, torch.Tensor)
+        for name, value in _plain(module).items()
     }
+
+
+@contextmanager
+def state_put_back(model: torch.nn.Module) -> Iterator[None]:
+    """Calls inside leave no trace in what modules keep between calls: buffers, and tensors in plain attributes, are
+    copies inside, and the modules' own again afterwards (running statistics, a cache that knows what it was made of).
+    """
+    before = [(module, dict(module._buffers), _plain(module)) for module in model.modules()]
+    copies = {id(t): _copy(t) for _, *held in before for names in held for t in names.values() if t is not None}
+    for module, buffers, plain in before:
+        module._buffers.update({name: None if t is None else copies[id(t)] for name, t in buffers.items()})
+        vars(module).update({name: None if t is None else copies[id(t)] for name, t in plain.items()})
+    try:
+        yield
+    finally:
+        for module, buffers, plain in before:
+            for name in _plain(module).keys() - plain.keys():
+                del vars(module)[name]
+            module._buffers.update(buffers)
+            vars(module).update(plain)
+
+
+def _plain(module: torch.nn.Module) -> Held:
+    return {name: value for name, value in vars(module).items() if value is None or isinstance(value, torch.Tensor)}
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """One that may be written to; what gradients are asked for is kept as it is."""
+    return tensor if tensor.requires_grad and tensor.is_leaf else tensor.detach().clone()
 
 
 def states_kept(before: Held, model: torch.nn.Module, recorder: Recorder) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ class FunctionMode(TorchFunctionMode):
         self._recorder.call = (args, kwargs)
         self._recorder.issue += 1
         self._recorder.order = 0
+        if func in _NUMBER_READS and self._recorder.follows(args[0]):
+            self._recorder.reads(args[0])
         try:
             return func(*args, **kwargs)
         finally:
@@ -95,6 +97,7 @@ class FunctionMode(TorchFunctionMode):
         return result
 
 
+_NUMBER_READS = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 _SIZE_READS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
 
 
@@ -142,3 +145,14 @@ def uncompiled() -> AbstractContextManager[None]:
     """Inside, what `torch.compile` wraps runs as it was written."""
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Inside, torch's attention blocks run op by op without gradients, too, and padding is filled with nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

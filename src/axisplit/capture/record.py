@@ -212,6 +212,8 @@ class Recorder:
     def _record_functional(self, op: Any, args: Any, kwargs: Any, real_args: Any, result: Any) -> None:
         tensors = list(_tensors(result))
         if not tensors:
+            if torch.Tag.data_dependent_output in op.tags or op._opname == "is_nonzero":
+                self.reads(*_tensors(real_args))
             return
         if all(id(t) in self._tracked and any(t is a for a in _tensors(real_args)) for t in tensors):
             return  # returned its own argument: nothing happened
@@ -220,6 +222,11 @@ class Recorder:
         for position, (tensor, value) in enumerate(zip(tensors, outputs, strict=True)):
             view = (op, tuple(args[1:]), kwargs, position) if owner is not None else None
             self._track(tensor, value, owner, view)
+
+    def reads(self, *tensors: torch.Tensor) -> None:
+        """Python looks at the numbers of tensors. On fakes, it reads only what it wrote itself."""
+        for tensor in tensors if not _on_fakes() else ():
+            self._append(aten._local_scalar_dense.default, (Ref(self.value_of(tensor)),), {}, [])
 
     def _record_mutation(
         self, op: Any, args: Any, kwargs: Any, real_args: Any, mutated: list[torch.Tensor], result: Any

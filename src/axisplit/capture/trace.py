@@ -136,8 +136,13 @@ def _capture_folded(
     return found
 
 
+_READS_OF_FAKES = ("numpy() is not supported for tensor subclasses", "tolist() is not supported for tensor subclasses")
+
+
 def _needs_values(error: BaseException) -> bool:
     """Whether tracing failed because the model's Python looked at values."""
+    if any(text in str(error) for text in _READS_OF_FAKES):
+        return True
     names = {"DataDependentOutputException", "DynamicOutputShapeException", "GuardOnDataDependentSymNode"}
     seen: BaseException | None = error
     while seen is not None:

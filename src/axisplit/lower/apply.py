@@ -20,6 +20,7 @@ from axisplit.capture.trace import shadow_copy
 from axisplit.capture.trees import with_leaf
 from axisplit.errors import LoweringError
 from axisplit.lower.captured import install_captured
+from axisplit.lower.fused import run_unfused
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.runtime import collectives, lookup
 from axisplit.runtime.definition import DEFINED
@@ -179,6 +180,8 @@ def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -
     apply_captured(model, plan, group.rank, key)
     apply_places(model, plan, key, group.rank)
     apply_gradients(model, plan, key)
+    changed = [[p.module for p in plan.places], [c.module for c in plan.captured], [e.module for e in plan.edits]]
+    run_unfused(model, set().union(*changed))
     context = model.__dict__["axisplit_context"] = CollectiveContext(group, sites_of(plan))
     model.__dict__["axisplit_plan"] = plan
     register(key, context)

@@ -36,7 +36,9 @@ Json = Any
 
 
 def can_capture(graph: Graph, module: str) -> bool:
-    """Whether every call of a module takes and returns tensors and plain data, and reads only those and its own."""
+    """Whether every call of a module takes and returns tensors and plain data, and reads only those and its own; and
+    none looks at values, on which its Python may act otherwise in the next call.
+    """
     calls = [call for call in graph.calls if call.module == module]
     prefix = f"{module}." if module else ""
     own = {v for name, v in {**graph.parameters, **graph.buffers}.items() if name.startswith(prefix)}
@@ -50,12 +52,28 @@ def _self_contained(graph: Graph, call: Call, own: set[int]) -> bool:
     nodes = graph.nodes[call.first_node : call.last_node]
     for node in nodes:
         known |= {v for v in node.inputs() if graph.values[v].constant is not None}
-        if not set(node.inputs()) <= known or not _plain(node.args) or not _plain(node.kwargs):
+        if (
+            _shows_values(graph, node)
+            or not set(node.inputs()) <= known
+            or not _plain(node.args)
+            or not _plain(node.kwargs)
+        ):
             return False
         known |= set(node.outputs)
     made = {v for node in nodes for v in node.outputs}
     used_after = {v for n in graph.nodes[call.last_node :] for v in n.inputs()} | {v for _, v in graph.outputs}
     return set(refs(call.result)) <= known and (made & used_after) <= set(refs(call.result))
+
+
+def _shows_values(graph: Graph, node: Node) -> bool:
+    """Whether Python gets a number, or a size, that depends on values."""
+    if not node.outputs or (node.op._opname == "where" and len(node.args) == 1):
+        return True
+    if torch.Tag.dynamic_output_shape not in node.op.tags:
+        return False
+    if node.op._opname == "index":  # by positions it makes what they are, by a mask as many as are true
+        return any(graph.values[v].dtype in (torch.bool, torch.uint8) for v in list(node.inputs())[1:])
+    return not (node.op._opname == "one_hot" and len(node.args) > 1 and node.args[1] >= 0)
 
 
 def _has_opaque(tree: Any) -> bool:
@@ -116,15 +134,15 @@ class _Builder:
         return self.decision.graph.nodes[self.call.first_node : self.call.last_node]
 
     def _input_sizes(self) -> tuple[dict[Structure, Dim], dict[Axis, Dim]]:
-        """(axes that are dims of what the module is called with: at run time their sizes are read there; pieces of
-        such dims, of which nobody knows how they grow with it).
+        """(axes that are dims of what the module is called with, and whole there: at run time their sizes are read
+        there; pieces of such dims, of which nobody knows how they grow with it).
         """
-        axes, keys = self.decision.search.derived.axes, self.decision.search.keys
+        axes, cut = self.decision.search.derived.axes, self.decision.cut
         sizes, parts = dict[Structure, Dim](), dict[Axis, Dim]()
         for value in refs(self.call.arguments):
             for position, axis in enumerate(self.decision.search.derived.dims[value]):
                 leaves = list(axes.leaves(axis))
-                if not any(leaf in keys for leaf in leaves):
+                if not any(leaf in cut for leaf in leaves):
                     dim = Dim(self.numbers[value], position)
                     sizes.setdefault(_structure(axes, axis), dim)
                     parts.update((leaf, dim) for leaf in leaves if leaf is not axes.find(axis))

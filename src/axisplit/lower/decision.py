@@ -117,6 +117,14 @@ class Decision(Parts):
             found = self._strategies[key, node.index] = instance.strategies[name]
         return found
 
+    @cached_property
+    def cut(self) -> set[Axis]:
+        """Leaves of which some rank holds a part, anywhere in the program."""
+        solution = self.choice.solution
+        states = {state for state in solution.state.values() if state[0] in "SI"}
+        splits = {state[2:] for state in states} | {self.strategy(node).split for node in self.graph.nodes}
+        return {leaf for split in splits if split for leaf in held_by(self.search.splits[split], self.search.keys, 0)}
+
     def made_in(self, value: int) -> str:
         """The state a value is produced (or stored) in."""
         return self._made_in[value]

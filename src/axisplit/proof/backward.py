@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from axisplit.capture.kept import state_put_back
 from axisplit.capture.modes import uncompiled
 from axisplit.capture.trace import Inputs, normalize_inputs
 from axisplit.capture.trees import leaves
@@ -26,14 +27,15 @@ from axisplit.solve.plan import Plan
 
 
 def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
-    """Parameter name -> gradient (zeros where none arrives) of one forward and backward; `.grad` is left as it was.
+    """Parameter name -> gradient (zeros where none arrives) of one forward and backward; `.grad` and what modules keep
+    between calls are left as they were.
 
     Raises: InputError if no float output depends on a parameter, or an op has no backward.
     """
     args, kwargs = normalize_inputs(inputs)
     before = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    with torch.enable_grad(), uncompiled():
+    with torch.enable_grad(), uncompiled(), state_put_back(model):
         scalar = scalar_of(model(*args, **kwargs))
         if scalar is None:
             raise InputError("there are no gradients", where=type(model).__name__, needed="an output that needs one")

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from axisplit.capture.modes import unfused
 from axisplit.capture.trace import Inputs, shadow_copy
 from axisplit.lower.apply import apply_probes
 from axisplit.proof.choices import Recorded, in_terms_of
@@ -89,6 +90,7 @@ class Runs(Protocol):
         """What they should deliver on a rank."""
 
 
+@unfused()
 def compare_deliveries(
     model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[Delivery, ...]:

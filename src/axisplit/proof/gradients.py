@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from axisplit.capture.modes import unfused
 from axisplit.capture.trace import Inputs
 from axisplit.errors import InputError, ProofError
 from axisplit.lower.apply import GRADIENT, sites_of, take_shard
@@ -82,6 +83,7 @@ class Gradients:
         }
 
 
+@unfused()
 def measure_gradients(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Gradients:
     """Run everything of this file's header on simulated ranks. Choices are pinned to the whole model's (choices.py).
 

@@ -33,7 +33,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from axisplit.capture.copies import copy_model
-from axisplit.capture.modes import uncompiled
+from axisplit.capture.kept import state_put_back
+from axisplit.capture.modes import uncompiled, unfused
 from axisplit.capture.trace import Inputs, normalize_inputs, phases
 from axisplit.capture.trees import leaves, map_items
 from axisplit.errors import AxisplitError
@@ -93,7 +94,7 @@ def run_all(
         with during(phase):
             return model(*args, **kwargs)
 
-    with torch.no_grad(), uncompiled():
+    with torch.no_grad(), uncompiled(), state_put_back(model):
         for phase, result in phases(model, args, kwargs, run, only):
             found |= {f"{phase}:{path}": tensor for path, tensor in leaves(result, as_numbers)}
     return found
@@ -173,6 +174,7 @@ def run_pinned(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...], re
     return Run(outputs, pinned.rows, pinned.flipped)
 
 
+@unfused()
 def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...]) -> Numbers:
     """Run everything of this file's header on simulated ranks, in the given phases."""
     whole = run_whole(model, inputs, only)
@@ -296,14 +298,9 @@ def rounding_bounds(model: torch.nn.Module, inputs: Inputs, whole: Whole, only: 
 def perturbed(run: Callable[[], T]) -> list[T]:
     """What a run gives under rounding errors, drawn several times."""
     results = []
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a fused block hides the reductions inside it
-    try:
-        for draw in range(DRAWS):
-            with Perturbed(seed=draw):
-                results.append(run())
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    for draw in range(DRAWS):
+        with Perturbed(seed=draw):
+            results.append(run())
     return results
 
 

@@ -13,6 +13,7 @@ reduction is a mismatch, found at its op.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from axisplit.runtime.sites import Site
 from axisplit.solve.cotangents import VARIED
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
 
+READ_ROUNDING = 1e-5  # some hundred roundings of float32
 Traced = Graph | Recording  # a rank's program, or as much of it as was traced
 
 
@@ -48,6 +50,8 @@ class Walk:
 
     def __init__(self, parts: Parts, rank: int) -> None:
         self.parts, self.whole, self.rank = parts, parts.graph, rank
+        # a number that Python read off a tensor is in its last digits another on a rank
+        self.rounding = READ_ROUNDING if any(not node.outputs for node in self.whole.nodes) else 0.0
         self.position = 0
         self._walked = 0  # nodes of the rank's program
         self.bound: set[int] = set()
@@ -238,7 +242,7 @@ class Walk:
         given = _filled(node, node.args, node.kwargs)
         idle = self.parts.without_effect(whole, strategy, self.rank)
         for name, left in wanted.items():
-            if name not in idle and not _same(left, given[name]):
+            if name not in idle and not _same(left, given[name], self.rounding):
                 return f"{_place(node)} has {name} {given[name]}, needed {left}"
         return ""
 
@@ -343,10 +347,13 @@ def _filled(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
     return {**found, **kwargs}
 
 
-def _same(left: Any, right: Any) -> bool:
+def _same(left: Any, right: Any, rounding: float = 0.0) -> bool:
+    """Whether two arguments are alike; floats to a relative `rounding`."""
     if isinstance(left, Ref) or isinstance(right, Ref):
         return isinstance(left, Ref) and isinstance(right, Ref)
     if isinstance(left, (tuple, list)):
         same_kind = isinstance(right, (tuple, list)) and len(left) == len(right)
-        return same_kind and all(_same(a, b) for a, b in zip(left, right, strict=True))
+        return same_kind and all(_same(a, b, rounding) for a, b in zip(left, right, strict=True))
+    if type(left) is type(right) is float:
+        return left == right or math.isclose(left, right, rel_tol=rounding)
     return bool(type(left) is type(right) or (isinstance(left, int) and isinstance(right, int))) and left == right
