@@ -158,6 +158,25 @@ def test_what_cannot_be_reached_runs_as_a_captured_program(ranks):
     assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
 
 
+class Around(Unreachable):
+    """What stands inside could not run on parts by itself, either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x):
+        return super().forward(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_what_runs_inside_a_captured_program_has_none_of_its_own():
+    model = perturb(Around()).eval()
+    plan, inputs = planned(model, 16)
+    assert {program.module for program in plan.captured} == {""}
+    verdict = axisplit.verify(model, inputs, plan, gradients=True)  # compares the bytes that backward sends
+    assert verdict.equal, str(verdict)
+
+
 class BehindAStar(SharedSlopes):
     """Nobody knows which argument the number of heads is."""
 
