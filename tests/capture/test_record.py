@@ -93,6 +93,15 @@ def test_writes_through_views(kind):
     torch.testing.assert_close(found["forward:1"], second)
 
 
+def test_a_module_that_writes_into_a_view_and_returns_it():
+    """Its hook asks for the sizes of what it returns, and these for its value, which is made again by then."""
+    model = perturb(nn.Sequential(nn.Linear(6, 6), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(18, 6)))
+    x = torch.randn(4, 3, 6)
+    graph = capture(model, (x,)).graph
+    assert [node.op._opname for node in graph.nodes] == ["linear", "flatten", "relu", "reshape", "flatten", "linear"]
+    torch.testing.assert_close(interpret(graph, model, {"forward:0": x})["forward:0"], model(x))
+
+
 @pytest.mark.parametrize("kind", [Mlp, Attention, Slopes, Fused])
 def test_small_modules(kind):
     model, width = perturb(kind()).eval(), {Mlp: 16, Fused: 48}.get(kind, 32)

@@ -143,8 +143,8 @@ class Recorder:
                 known.value, known.version = self.value_of(known.view_of), self._version(tensor)
                 return known.value
             base = Ref(self.value_of(known.view_of))
-            outputs = self._append(op, (base, *args), kwargs, [tensor], count=position + 1)
-            known.value, known.version = outputs[-1], self._version(tensor)
+            known.version = self._version(tensor)  # before its sizes are read, which asks for its value
+            known.value = self._append(op, (base, *args), kwargs, [tensor], count=position + 1)[-1]
         return known.value
 
     def _new_value(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:

@@ -104,7 +104,7 @@ def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal
     captured_modules = tuple(
         program
         for module in sorted(set(decision.captured_in.values()))  # what runs inside another's program has none itself
-        for program in capture_module(decision, model, module, finder.arriving, finder.steps)
+        for program in capture_module(decision, model, module, finder.arriving, finder.steps, captured.attributes)
     )
     found = Lowered(
         decision.num_ranks,
