@@ -10,6 +10,7 @@ import axisplit
 from axisplit.capture.graph import check_graph
 from axisplit.capture.record import IDENTITIES
 from axisplit.capture.trace import capture
+from axisplit.errors import InputError
 from capture.interpret import interpret
 from models_zoo.small import Attention, Fused, Mlp, Slopes
 from models_zoo.tiny import ZOO, build, perturb
@@ -100,6 +101,23 @@ def test_a_module_that_writes_into_a_view_and_returns_it():
     graph = capture(model, (x,)).graph
     assert [node.op._opname for node in graph.nodes] == ["linear", "flatten", "relu", "reshape", "flatten", "linear"]
     torch.testing.assert_close(interpret(graph, model, {"forward:0": x})["forward:0"], model(x))
+
+
+class Fails(nn.Module):
+    """Made a view of a parameter by the time that it gives up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3, 4))
+
+    def forward(self, x):
+        x = x * self.gain[1:]
+        raise ValueError("no such thing")
+
+
+def test_a_models_own_error_is_what_is_reported():
+    with pytest.raises(InputError, match="ValueError: no such thing"):
+        capture(Fails(), (torch.ones(2, 4),))
 
 
 @pytest.mark.parametrize("kind", [Mlp, Attention, Slopes, Fused])

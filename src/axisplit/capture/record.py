@@ -96,9 +96,11 @@ class Recorder:
         """Take back what a pass recorded that did not run to its end."""
         values, nodes, calls = mark
         del self.recording.values[values:], self.recording.nodes[nodes:], self.recording.calls[calls:]
-        gone = [key for key, known in self._tracked.items() if known.value >= values]
-        for key in gone:
-            self._sharing[_storage_key(self._tracked[key].tensor)].remove(self._tracked.pop(key).tensor)
+        gone = {key: known.tensor for key, known in self._tracked.items() if known.value >= values}
+        for key, tensor in gone.items():
+            del self._tracked[key]
+            storage = _storage_key(tensor)
+            self._sharing[storage] = [other for other in self._sharing[storage] if other is not tensor]
         self.module_stack = [""]
 
     # --- values -------------------------------------------------------------------------------------------------
