@@ -249,7 +249,7 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "gemma4_audio": lambda _: {"input_features": _floats(BATCH, 64, 128)},
     "kosmos-2": _kosmos2,
     "lxmert": _lxmert,
-    "perceiver": lambda model: {"inputs": _floats(BATCH, LENGTH, model.config.d_model)},
+    "perceiver": lambda _: {"inputs": _floats(BATCH, LENGTH, 64)},
     "muse_glimmer_assistant": lambda _: {"noise_embeds": _floats(BATCH, LENGTH, 64)},
     "qwen3_asr_encoder": _channels_first,
     "xmod": _xmod,

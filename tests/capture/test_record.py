@@ -10,6 +10,7 @@ import axisplit
 from axisplit.capture.graph import check_graph
 from axisplit.capture.record import IDENTITIES
 from axisplit.capture.trace import capture
+from axisplit.errors import InputError
 from capture.interpret import interpret
 from models_zoo.small import Attention, Fused, Mlp, Slopes
 from models_zoo.tiny import ZOO, build, perturb
@@ -112,6 +113,32 @@ def test_writes_through_views(kind):
     first, second = model(x)
     torch.testing.assert_close(found["forward:0"], first)
     torch.testing.assert_close(found["forward:1"], second)
+
+
+def test_a_module_that_writes_into_a_view_and_returns_it():
+    """Its hook asks for the sizes of what it returns, and these for its value, which is made again by then."""
+    model = perturb(nn.Sequential(nn.Linear(6, 6), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(18, 6)))
+    x = torch.randn(4, 3, 6)
+    graph = capture(model, (x,)).graph
+    assert [node.op._opname for node in graph.nodes] == ["linear", "flatten", "relu", "reshape", "flatten", "linear"]
+    torch.testing.assert_close(interpret(graph, model, {"forward:0": x})["forward:0"], model(x))
+
+
+class Fails(nn.Module):
+    """Made a view of a parameter by the time that it gives up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3, 4))
+
+    def forward(self, x):
+        x = x * self.gain[1:]
+        raise ValueError("no such thing")
+
+
+def test_a_models_own_error_is_what_is_reported():
+    with pytest.raises(InputError, match="ValueError: no such thing"):
+        capture(Fails(), (torch.ones(2, 4),))
 
 
 @pytest.mark.parametrize("kind", [Mlp, Attention, Slopes, Fused])

@@ -175,6 +175,56 @@ def test_calls_that_do_the_same_share_a_captured_program():
     assert axisplit.verify(model, (x,), plan).control_caught  # a second one would never run
 
 
+class Around(Unreachable):
+    """What stands inside could not run on parts by itself, either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x):
+        return super().forward(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_what_runs_inside_a_captured_program_has_none_of_its_own():
+    model = perturb(Around()).eval()
+    plan, inputs = planned(model, 16)
+    assert {program.module for program in plan.captured} == {""}
+    verdict = axisplit.verify(model, inputs, plan, gradients=True)  # compares the bytes that backward sends
+    assert verdict.equal, str(verdict)
+
+
+class WithSizes(Unreachable):
+    """Takes and returns sizes along with the tensor: half the length, and the length over an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = 3
+
+    def forward(self, x, half):
+        y = super().forward(x)
+        return y[:, :half], (half, x.shape[1] // self.patch, self.patch)
+
+
+class Halved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = WithSizes()
+
+    def forward(self, x):
+        y, (half, patches, patch) = self.inner(x, x.shape[1] // 2)
+        return y.sum(1) / half + patches * patch
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sizes_that_go_into_and_out_of_a_captured_program_follow_its_inputs(ranks):
+    model = perturb(Halved()).eval()
+    plan = axisplit.plan(model, (torch.randn(2, 6, 16),), ranks=ranks)
+    assert plan.tiers["inner"] == "captured"
+    for length in (6, 9, 4):
+        assert_equal_on_ranks(plan, model, torch.randn(2, length, 16))
+
+
 class BehindAStar(SharedSlopes):
     """Nobody knows which argument the number of heads is."""
 

@@ -30,9 +30,7 @@ def _written_places(op: Any) -> tuple[tuple[int, str], ...]:
 
 @cache
 def functional_form(op: Any) -> Any:
-    """`add_.Tensor` -> `add.Tensor`, `transpose_` -> `transpose.int`, `cumsum.out` -> `cumsum.default`; None if there is
-    none.
-    """
+    """`add_.Tensor` -> `add.Tensor`, `transpose_` -> `transpose.int`, `cumsum.out` -> `cumsum.default`; or None."""
     name, overload = op._opname, op._overloadname
     if op.namespace != "aten":
         return None

@@ -95,9 +95,11 @@ class Recorder:
         """Take back what a pass recorded that did not run to its end."""
         values, nodes, calls = mark
         del self.recording.values[values:], self.recording.nodes[nodes:], self.recording.calls[calls:]
-        gone = [key for key, known in self._tracked.items() if known.value >= values]
-        for key in gone:
-            self._sharing[_storage_key(self._tracked[key].tensor)].remove(self._tracked.pop(key).tensor)
+        gone = {key: known.tensor for key, known in self._tracked.items() if known.value >= values}
+        for key, tensor in gone.items():
+            del self._tracked[key]
+            storage = _storage_key(tensor)
+            self._sharing[storage] = [other for other in self._sharing[storage] if other is not tensor]
         self.module_stack = [""]
 
     # --- values -------------------------------------------------------------------------------------------------
@@ -142,8 +144,8 @@ class Recorder:
                 known.value, known.version = self.value_of(known.view_of), self._version(tensor)
                 return known.value
             base = Ref(self.value_of(known.view_of))
-            outputs = self._append(op, (base, *args), kwargs, [tensor], count=position + 1)
-            known.value, known.version = outputs[-1], self._version(tensor)
+            known.version = self._version(tensor)  # before its sizes are read, which asks for its value
+            known.value = self._append(op, (base, *args), kwargs, [tensor], count=position + 1)[-1]
         return known.value
 
     def _new_value(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:

@@ -26,6 +26,7 @@ from axisplit.capture.copies import copy_model
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
 from axisplit.capture.kept import attributes_of, forget, states_kept
+from axisplit.capture.memos import memos_aside
 from axisplit.capture.modes import fake_mode, quiet_shapes, uncompiled
 from axisplit.capture.provenance import Attribute, trace_attributes
 from axisplit.capture.record import Recorder
@@ -250,7 +251,7 @@ def run_phases(
     recorder.caller = run.__code__
     outputs: list[tuple[str, int]] = []
     args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
-    with mode or nullcontext(), quiet_shapes(), uncompiled(), recorder.watch(model):
+    with mode or nullcontext(), quiet_shapes(), uncompiled(), memos_aside(), recorder.watch(model):
         for phase, result in phases(model, args, kwargs, run, only):
             found = [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
             if not found:

@@ -19,9 +19,9 @@ from axisplit.capture.provenance import Attribute, set_attribute
 from axisplit.capture.trace import shadow_copy
 from axisplit.capture.trees import with_leaf
 from axisplit.errors import LoweringError
-from axisplit.lower.captured import install_captured
 from axisplit.lower.fused import run_unfused
 from axisplit.lower.insert import Insertion, insert_calls
+from axisplit.lower.stand_in import install_captured
 from axisplit.runtime import collectives, lookup
 from axisplit.runtime.definition import DEFINED
 from axisplit.runtime.groups import Group

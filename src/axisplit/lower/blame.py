@@ -83,8 +83,8 @@ def give_up_modules(decision: Decision, refusals: Iterable[Refusal]) -> list[Ref
     nobody is to blame.
     """
     modules = {_module(r.forbid[1]): r.reason for r in refusals if r.forbid[0] in ("run", "convert")}
-    broken = (r for r in refusals if r.forbid[0] == "none" and r.node is not None)
-    modules |= {_module(decision.search.ties.node[r.node]): r.reason for r in broken}
+    broken = ((r.node, r.reason) for r in refusals if r.forbid[0] == "none" and r.node is not None)
+    modules |= {_module(decision.search.ties.node[node]): reason for node, reason in broken}
     found = []
     for key, instances in decision.choice.problem.instances.items():
         reason = modules.get(_module(key))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,10 +21,9 @@ import torch
 from axisplit.axes.expression import Axes, Axis
 from axisplit.capture.graph import Call, Graph, Node, Opaque, Ref, refs
 from axisplit.capture.integers import flat_integers
-from axisplit.capture.provenance import Dim, Expression, Operation, TracedInt, apply_operator
-from axisplit.errors import LoweringError
+from axisplit.capture.provenance import Attribute, Dim, Expression, Operation, TracedInt, apply_operator
+from axisplit.capture.trees import map_items
 from axisplit.lower.decision import Decision, rewritten, whole_at_birth
-from axisplit.runtime import collectives
 from axisplit.runtime.sites import Site
 from axisplit.solve.cotangents import VARIED
 from axisplit.solve.plan import CapturedPlan, StepPlan
@@ -37,7 +37,8 @@ Json = Any
 
 def can_capture(graph: Graph, module: str) -> bool:
     """Whether every call of a module takes and returns tensors and plain data, and reads only those and its own; and
-    none looks at values, on which its Python may act otherwise in the next call.
+    none looks at values, on which its Python may act otherwise in the next call. Sizes among that data must follow what
+    it is called with.
     """
     calls = [call for call in graph.calls if call.module == module]
     prefix = f"{module}." if module else ""
@@ -48,7 +49,11 @@ def can_capture(graph: Graph, module: str) -> bool:
 def _self_contained(graph: Graph, call: Call, own: set[int]) -> bool:
     if _has_opaque(call.arguments) or _has_opaque(call.result):
         return False
-    known = own | set(refs(call.arguments))
+    given = set(refs(call.arguments))
+    sizes = (n for n in flat_integers((call.arguments, call.result)) if isinstance(n, TracedInt))
+    if any(dim.value not in given for size in sizes for dim in size.expression.dims()):
+        return False
+    known = own | given
     nodes = graph.nodes[call.first_node : call.last_node]
     for node in nodes:
         known |= {v for v in node.inputs() if graph.values[v].constant is not None}
@@ -92,30 +97,39 @@ def _plain(tree: Any) -> bool:
     return tree is None or isinstance(tree, (bool, int, float, str, Ref, torch.dtype, torch.device, torch.layout))
 
 
-# --- building ---------------------------------------------------------------------------------------------------------
-
-
 def capture_module(
-    decision: Decision, model: torch.nn.Module, module: str, arriving: Mapping[int, str], steps: Steps
+    decision: Decision,
+    model: torch.nn.Module,
+    module: str,
+    arriving: Mapping[int, str],
+    steps: Steps,
+    attributes: Mapping[Attribute, int],
 ) -> tuple[CapturedPlan, ...]:
     """The rank programs of every distinct call of a module.
 
     Args:
+        attributes: numbers of the whole model, which sizes that the module takes or returns may be made of.
         arriving: for values from outside that a hook converts, the state they arrive in.
         steps: (name, value, source, target) -> the sites of a conversion.
     """
     plans: dict[str, CapturedPlan] = {}
     signature = inspect.signature(type(model.get_submodule(module)).forward)
     for number, call in enumerate(c for c in decision.graph.calls if c.module == module):
-        builder = _Builder(decision, call, module, arriving, steps, number)
-        plan = builder.build(signature)
+        plan = _Builder(decision, call, module, arriving, steps, number, attributes).build(signature)
         plans.setdefault(plan.signature, plan)
     return tuple(plans.values())
 
 
 class _Builder:
     def __init__(
-        self, decision: Decision, call: Call, module: str, arriving: Mapping[int, str], steps: Steps, number: int
+        self,
+        decision: Decision,
+        call: Call,
+        module: str,
+        arriving: Mapping[int, str],
+        steps: Steps,
+        number: int,
+        attributes: Mapping[Attribute, int],
     ) -> None:
         self.decision, self.call, self.module, self.steps = decision, call, module, steps
         self.arriving, self.number = arriving, number
@@ -126,6 +140,8 @@ class _Builder:
         made = (v for node in self._nodes for v in node.outputs)
         # counted from 0 here: two calls that do the same have the same program
         self.numbers = {value: n for n, value in enumerate(dict.fromkeys([*refs(call.arguments), *made]))}
+        arguments, result = (_sized(tree, attributes, self.numbers) for tree in (call.arguments, call.result))
+        self.call = replace(call, arguments=arguments, result=result)
         self.sizes, self.parts = self._input_sizes()
         self.fixed: set[Dim] = set()  # dims of the arguments that must have the sizes they were traced with
 
@@ -347,8 +363,34 @@ def _encode_expression(expression: Expression | int) -> Json:
         return int(expression)
     if isinstance(expression, Dim):
         return ["dim", expression.value, expression.position]
-    assert isinstance(expression, Operation), "sizes of a captured module do not depend on attributes"
+    assert isinstance(expression, Operation), "attributes are numbers here (`_sized`)"
     return [expression.symbol, *(_encode_expression(operand) for operand in expression.operands)]
+
+
+def _sized(tree: Any, attributes: Mapping[Attribute, int], numbers: Mapping[int, int]) -> Any:
+    """An argument tree whose sizes are made of the sizes of tensors, by their numbers here, and of numbers where
+    attributes were.
+    """
+    if isinstance(tree, TracedInt):
+        expression = _resolved(tree.expression, attributes, numbers)
+        return expression if isinstance(expression, int) else TracedInt(tree, expression)
+    return map_items(tree, lambda item: _sized(item, attributes, numbers))
+
+
+def _resolved(
+    expression: Expression | int, attributes: Mapping[Attribute, int], numbers: Mapping[int, int]
+) -> Expression | int:
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression, Dim):
+        return Dim(numbers[expression.value], expression.position)
+    if isinstance(expression, Attribute):
+        return int(attributes[expression])
+    operands = tuple(_resolved(operand, attributes, numbers) for operand in expression.operands)
+    known = [operand for operand in operands if isinstance(operand, int)]
+    if len(known) == len(operands):
+        return apply_operator(expression.symbol, known)
+    return Operation(expression.symbol, operands)
 
 
 def step_plan(site: Site) -> StepPlan:
@@ -357,155 +399,3 @@ def step_plan(site: Site) -> StepPlan:
         return StepPlan(site.name, site.kind, weights=site.weights, partial=site.partial)
     layout = site.layout
     return StepPlan(site.name, site.kind, layout.dim, layout.period, layout.ranges, site.weights, site.partial)
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
-
-
-def install_captured(module: torch.nn.Module, plans: list[CapturedPlan], rank: int, key: str) -> None:
-    """Replace a module's forward by its captured programs."""
-    signature = inspect.signature(module.forward)
-    runners = [_Runner(plan, module, rank, key) for plan in plans]
-
-    def forward_captured(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        for runner in runners:
-            values = runner.accepts(bound.arguments)
-            if values is not None:
-                return runner.run(values)
-        raise LoweringError(
-            "a module with a captured program is called in a way that was not traced",
-            where=plans[0].module or "model",
-            got=f"{_mode(module.training)}: "
-            + ", ".join(
-                f"{n}={type(v).__name__ if not isinstance(v, bool) else v}" for n, v in bound.arguments.items()
-            ),
-            needed="; or ".join(f"{_mode(plan.training)}: {plan.arguments}" for plan in plans),
-            do="plan again with inputs of this kind, and the model in the mode in which it will run",
-        )
-
-    module.forward = forward_captured
-
-
-def _mode(training: bool) -> str:
-    return "in training" if training else "in evaluation"
-
-
-class _Runner:
-    """One captured program, its ops looked up once."""
-
-    def __init__(self, plan: CapturedPlan, module: torch.nn.Module, rank: int, key: str) -> None:
-        self._plan, self._module, self._key = plan, module, key
-        self._ops = [(_op(name), args, kwargs, outputs) for name, args, kwargs, outputs in plan.programs[rank]]
-
-    def accepts(self, given: Mapping[str, Any]) -> dict[Any, torch.Tensor] | None:
-        """The tensors of a call by value number, or None if it is not a call of the traced kind."""
-        values: dict[Any, torch.Tensor] = {}
-        wanted = self._plan.arguments
-        if wanted.keys() != given.keys() or self._module.training != self._plan.training:
-            return None
-        same = all(_match(wanted[name], given[name], values) for name in wanted)
-        return values if same else None
-
-    def run(self, values: dict[Any, torch.Tensor]) -> Any:
-        inputs = dict(values)
-        for op, args, kwargs, outputs in self._ops:
-            result = op(*self._decode(args, values, inputs), **self._decode(kwargs, values, inputs))
-            results = result if isinstance(result, (tuple, list)) else (result,)
-            values.update(zip(outputs, results, strict=True))
-        return self._decode(self._plan.result, values, inputs)
-
-    def _decode(self, tree: Json, values: Mapping[Any, torch.Tensor], inputs: Mapping[Any, torch.Tensor]) -> Any:
-        def again(item: Json) -> Any:
-            return self._decode(item, values, inputs)
-
-        if isinstance(tree, (list, tuple)):
-            return [again(item) for item in tree]
-        if not isinstance(tree, dict):
-            return tree
-        ((tag, content), *_) = tree.items()
-        if tag == "%":
-            return values[content]
-        if tag == "own":
-            owner, _, name = content.rpartition(".")
-            return getattr(self._module.get_submodule(owner), name)
-        if tag == "size":
-            return _evaluate(content, inputs)
-        if tag == "tuple":
-            return tuple(again(item) for item in content)
-        if tag == "dict":
-            return {name: again(item) for name, item in content.items()}
-        if tag == "site":
-            return f"{self._key}/{content}"
-        if tag == "constant":
-            return _constant(tree, again(tree.get("like")))
-        if tag == "device":
-            return next(iter(inputs.values())).device
-        return getattr(torch, content)
-
-
-def _constant(tree: Json, like: torch.Tensor | None) -> torch.Tensor:
-    """A tensor of numbers written in the program. A vector is on the device of the operand beside it; a single number
-    is used by every device from where it is.
-    """
-    numbers, dtype = tree["constant"], getattr(torch, tree["dtype"]) if like is None or tree["dtype"] else like.dtype
-    if not tree["shape"]:
-        return torch.tensor(numbers[0], dtype=dtype)
-    return torch.tensor(numbers, dtype=dtype, device=None if like is None else like.device)
-
-
-def _op(name: str) -> Callable[..., Any]:
-    namespace, opname, *overload = name.split(".")
-    if namespace == "axisplit":
-        found: Callable[..., Any] = getattr(collectives, opname)
-        return found
-    packet = getattr(getattr(torch.ops, namespace), opname)
-    if opname == "view":  # `contiguous` changes no value and is not in a graph, but views need it
-        return lambda x, *args: packet.default(x.contiguous(), *args)
-    if opname == "slice_scatter":
-        return _slice_scatter
-    if opname == "copy":  # torch's own has no backward
-        return lambda x, source, *_: x.clone().copy_(source)
-    return getattr(packet, overload[0]) if overload else packet.default  # type: ignore[no-any-return]
-
-
-def _slice_scatter(
-    x: torch.Tensor, part: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> torch.Tensor:
-    """`x` with every `step`-th index from `start` to `end` of one dim exchanged for `part`."""
-    if not x.is_complex():
-        return torch.slice_scatter(x, part, dim, start, end, step)
-    made = x.clone()  # torch's own has no backward for complex numbers
-    made[(slice(None),) * (dim % x.ndim) + (slice(start, end, step),)] = part
-    return made
-
-
-def _evaluate(expression: Json, inputs: Mapping[Any, torch.Tensor]) -> int:
-    if isinstance(expression, int):
-        return expression
-    symbol, *operands = expression
-    if symbol == "dim":
-        return int(inputs[operands[0]].shape[operands[1]])
-    return apply_operator(symbol, [_evaluate(operand, inputs) for operand in operands])
-
-
-def _match(wanted: Json, given: Any, values: dict[Any, torch.Tensor]) -> bool:
-    if isinstance(wanted, dict) and "%" in wanted:
-        sizes = wanted.get("sizes", ())
-        if not isinstance(given, torch.Tensor) or any(given.shape[dim] != size for dim, size in sizes):
-            return False
-        return values.setdefault(wanted["%"], given) is given
-    if isinstance(wanted, dict) and "tuple" in wanted:
-        wanted = wanted["tuple"]
-    if isinstance(wanted, dict) and "dict" in wanted:
-        wanted = wanted["dict"]
-        same = isinstance(given, dict) and wanted.keys() == given.keys()
-        return same and all(_match(wanted[name], given[name], values) for name in wanted)
-    if isinstance(wanted, (list, tuple)):
-        same = isinstance(given, (list, tuple)) and len(wanted) == len(given)
-        return same and all(_match(w, g, values) for w, g in zip(wanted, given, strict=True))
-    return not isinstance(given, torch.Tensor) and bool(wanted == given)
-
-
-__all__ = ["can_capture", "capture_module", "install_captured", "step_plan"]

@@ -103,8 +103,8 @@ def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal
     planned = tuple(_place_plan(place) for place in (*finder.places.values(), *sizes.places))
     captured_modules = tuple(
         program
-        for module in sorted(decision.captured)
-        for program in capture_module(decision, model, module, finder.arriving, finder.steps)
+        for module in sorted(set(decision.captured_in.values()))  # what runs inside another's program has none itself
+        for program in capture_module(decision, model, module, finder.arriving, finder.steps, captured.attributes)
     )
     found = Lowered(
         decision.num_ranks,
