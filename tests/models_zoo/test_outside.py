@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import axisplit
 from models_zoo import written
-
-Made = tuple[nn.Module, Any, float]  # model, inputs, least share of the parameter bytes that is split
+from models_zoo.vision import VISION, Made
 
 
 class Recurrent(nn.Module):
@@ -155,6 +154,7 @@ OUTSIDE: dict[str, Callable[[], Made]] = {
     "diffusers dit": dit,
     "torch-geometric": graph_attention,
     "peft": lora,
+    **VISION,
 }  # fmt: skip
 PRODUCT = [(name, ranks) for name in OUTSIDE for ranks in (2, 3, 4)]
 ROTATION = [(name, ranks) for i, (name, ranks) in enumerate(PRODUCT) if (i // 3) % 3 == i % 3]
