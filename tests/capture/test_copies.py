@@ -118,3 +118,25 @@ def test_a_result_that_cannot_be_looked_into_is_refused():
     with pytest.raises(InputError, match="the model returns no tensor") as raised:
         axisplit.plan(model, (torch.randn(3, 6),), ranks=2)
     assert "Opaque" in str(raised.value)
+
+
+class Remembers(nn.Module):
+    """Keeps what it computed from a parameter by device, as levit does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.kept = nn.Parameter(torch.randn(6)), dict[str, torch.Tensor]()
+
+    def forward(self, x):
+        if not self.kept:
+            self.kept["cpu"] = self.gain * 2
+        return x * self.kept["cpu"]
+
+
+def test_what_knows_what_it_was_computed_from_is_copied_without_that():
+    model, x = Remembers(), torch.randn(2, 6)
+    before = model(x)
+    copied = copy_model(model)
+    assert copied.kept["cpu"].is_leaf
+    assert torch.equal(copied(x), before)
+    assert axisplit.plan(model, (x,), ranks=2).calls
