@@ -45,9 +45,7 @@ def blame(
     other_ways = [Refusal((EDIT, key), reason, node.index) for key in sorted(keys) if (EDIT, key) in doubtful]
     if other_ways or ((mismatch.argument or mismatch.raised is not None) and rewriters):
         return other_ways or rewriters
-    producer = decision.graph.producer
-    unexpected = [producer[value] for value in mismatch.reads if value in producer]
-    return _makers(decision, unexpected, node, reason) or _makers(decision, [node], node, reason) or [nobody]
+    return _makers(decision, node, mismatch.reads, reason) or [nobody]
 
 
 def _rewriters(decision: Decision, mismatch: Mismatch, module: str, edits: Iterable[EditPlan]) -> list[Refusal]:
@@ -62,10 +60,13 @@ def _rewriters(decision: Decision, mismatch: Mismatch, module: str, edits: Itera
     return list(found.values())
 
 
-def _makers(decision: Decision, start: Iterable[Node], node: Node, reason: str) -> list[Refusal]:
-    """The strategy of the first op that does not run whole: of `start`, or the nearest in front of them."""
-    waiting, seen = list(start), set()
+def _makers(decision: Decision, node: Node, reads: Iterable[int], reason: str) -> list[Refusal]:
+    """The op's strategy; if it runs whole, that of an op that made what one too many reads, or of the nearest in front
+    that does not run whole.
+    """
     producer = decision.graph.producer
+    waiting = [node, *(producer[value] for value in reads if value in producer)]
+    seen = set[int]()
     while waiting:
         current = waiting.pop(0)
         strategy = decision.strategy(current)
