@@ -46,6 +46,8 @@ DISCOVER = ("tests/axes/test_discover.py",)
 MAPPED = ("tests/models_zoo/test_outside.py", "--full", "-k", "mapped")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
+MEMOS = ("tests/capture/test_memos.py",)
+COPIES = ("tests/capture/test_copies.py",)
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
 EXPORT = ("tests/auditing/test_export.py", "-k", "training_only or older")
 TRAINING = ("tests/test_training.py",)
@@ -141,6 +143,10 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/trace.py", "found = [] if fake else", "found = [] if True else", PHASES),
         Mutant("capture/integers.py", "    if wanted == given:\n", "    if len(wanted) == len(given):\n", PHASES),
         Mutant("capture/record.py", "return index + 2 if frame", "return index if frame", WARM),
+        Mutant("capture/trace.py", "uncompiled(), memos_aside(), recorder", "uncompiled(), recorder", MEMOS),
+        Mutant("capture/copies.py", "isinstance(tensor, torch.Tensor) and not tensor.is_leaf", "False", COPIES),
+        Mutant("lower/lowering.py", "sorted(set(decision.captured_in.values()))", "sorted(decision.captured)", REACH),
+        Mutant("lower/captured.py", "return int(attributes[expression])", "return 1", REACH),
         Mutant("capture/randomness.py", "if reaching.intersection(node.outputs):", "if True:", DRAWS),
         Mutant("proof/numbers.py", "else tensor.clone()", "else tensor", DRAWS),
         Mutant("lower/apply.py", "    forget(model, plan.states)\n", "", STATES),
