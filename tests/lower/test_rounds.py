@@ -123,3 +123,26 @@ def test_views_that_come_back_to_their_shape_are_the_value() -> None:
     assert plan.optimal
     assert plan.split_fraction > 0.95
     assert axisplit.verify(model, inputs, plan).equal
+
+
+class Forces(nn.Module):
+    """Minus the derivative of an energy: half of the program is issued by autograd, where no Python can be changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(6, 40), nn.Softplus(), nn.Linear(40, 24), nn.Tanh(), nn.Linear(24, 1))
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return -torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+
+def test_what_nothing_could_be_put_into_runs_whole_and_says_why():
+    model, inputs = perturb(Forces()), (torch.randn(3, 6),)
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert plan.split_fraction == 0.0
+    assert not plan.optimal
+    assert "could not be put into the model's code\n  · no place in the Python where aten.tanh_backward" in str(plan)
+    assert "kept whole as asked" not in str(plan)
+    assert axisplit.verify(model, inputs, plan, gradients=True).equal

@@ -62,6 +62,7 @@ def make_plan(
     inside = reaching_inside(planner.start)
     if native is None or not is_optimal(native) or planner.may_gain(inside, native):
         best = planner.search(inside, programs=True, below=native) or native
+    best = best or planner.all_whole()
     if best is None:
         raise LoweringError("no plan could be put into the model's code", got="; ".join(planner.reasons[-3:]))
     plan = describe(planner.with_cotangents(best), captured, name or type(model).__name__)
@@ -130,6 +131,7 @@ class _Planner:
         self.captured, self.model, self.inputs, self.start = captured, model, inputs, start
         self.keep, self.memory_per_rank = keep, memory_per_rank
         self.reasons: list[str] = []
+        self.why_whole = ""  # why everything is kept, if it is not the user who asked for it
         self._chosen: dict[tuple[int, Forbidden], Choice] = {}
         self._tried: dict[tuple[int, Forbidden, frozenset[str]], Attempt] = {}
 
@@ -162,6 +164,13 @@ class _Planner:
             forbidden.update(new)
             choice = self._choose(start, forbidden)
         return None
+
+    def all_whole(self) -> Found | None:
+        """The model as it is on every rank, where nothing else could be put into its code; with the last reason."""
+        keeping = _Planner(self.captured, self.model, self.inputs, self.start, ("*",), self.memory_per_rank)
+        keeping.why_whole = self.reasons[-1]
+        found = keeping.search(keeping.start)
+        return found and replace(found, excluded=tuple(dict.fromkeys(self.reasons[-3:])))
 
     def _try(self, start: Search, forbidden: Forbidden, choice: Choice, modules: frozenset[str]) -> Attempt:
         """Lower and prove one choice; the two searches begin alike. What gradients need is proved first: a program that
@@ -233,6 +242,9 @@ class _Planner:
         if key in self._chosen:
             return self._chosen[key]
         choice = choose(replace(start, forbidden=key[1]), self.keep, self.memory_per_rank)
+        if choice is not None and self.why_whole:
+            reasons = dict.fromkeys(choice.whole_reasons, self.why_whole)
+            choice = replace(choice, solution=replace(choice.solution, optimal=False), whole_reasons=reasons)
         if choice is None:
             raise MemoryBoundError(
                 "no plan fits into the memory that was allowed",
