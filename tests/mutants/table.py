@@ -209,6 +209,10 @@ MUTANTS: dict[str, list[Mutant]] = {
             PLACES,
         ),
         Mutant("lower/captured.py", "self._fixed.add(self._parts[axis])", "pass", REACH),
+        Mutant("lower/captured.py", "            _shows_values(graph, node)\n", "            False\n", REACH),
+        Mutant("capture/record.py", "self.reads(*_tensors(real_args))", "pass", REACH),
+        Mutant("lower/fused.py", "output.masked_fill(~taken.unsqueeze(-1), 0.0)", "output", PLACES),
+        Mutant("capture/kept.py", "            module._buffers.update(buffers)\n", "", BACKWARD),
         Mutant(
             "lower/captured.py", 'None if node.op._opname in _WRITES else encoded["dtype"]', 'encoded["dtype"]', REACH
         ),
@@ -307,7 +311,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             "if False:",
             REACH,
         ),
-        Mutant("proof/program.py", "if name not in idle and not _same(left, given[name]):", "if False:", BROKEN),
+        Mutant(
+            "proof/program.py",
+            "if name not in idle and not _same(left, given[name], self.rounding):",
+            "if False:",
+            BROKEN,
+        ),
         Mutant("proof/program.py", "if (value, WHOLE) not in self.whole_of[given.get(path, -1)]:", "if False:", BROKEN),
         Mutant(
             "proof/verify.py",
