@@ -110,6 +110,13 @@ def graph_attention() -> Made:
     return Graph().eval(), (torch.randn(10, 24), torch.randint(0, 10, (2, 30))), 0.95
 
 
+def graph_transformer() -> Made:
+    made = pytest.importorskip("torch_geometric.nn")
+    layer = made.GPSConv(30, made.GCNConv(30, 30), heads=5)
+    graphs = torch.tensor([0] * 4 + [1] * 6)
+    return layer.eval(), (torch.randn(10, 30), torch.randint(0, 10, (2, 30)), graphs), 0.9
+
+
 def lora() -> Made:
     made = pytest.importorskip("peft")
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -153,6 +160,7 @@ OUTSIDE: dict[str, Callable[[], Made]] = {
     "diffusers unet": unet,
     "diffusers dit": dit,
     "torch-geometric": graph_attention,
+    "torch-geometric gps": graph_transformer,
     "peft": lora,
     **VISION,
 }  # fmt: skip

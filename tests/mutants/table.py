@@ -114,7 +114,10 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "capture/record.py", "inverse = sorted(range(len(order)), key=order.__getitem__)", "inverse = order", WRITES
         ),
-        Mutant("capture/record.py", 'if name in ("slice", "select"):', 'if name in ("slice",):', WRITES),
+        Mutant("capture/inplace.py", 'if name in ("slice", "select"):', 'if name in ("slice",):', WRITES),
+        Mutant("capture/inplace.py", "start = sum(lengths[:position])", "start = 0", WRITES),
+        Mutant("capture/integers.py", " and number.is_current", "", WRITES),
+        Mutant("capture/trace.py", "    forget_shapes()\n", "", WRITES),
         Mutant(
             "capture/record.py", "other.view_of = before if other.view_of is target else other.view_of", "pass", WRITES
         ),
@@ -421,6 +424,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("solve/linear.py", "reduced > above + SURE", "reduced > -1.0", BRUTE_FORCE),
         Mutant("solve/linear.py", "above = max(0.0, (most - least) / _scale(costs))", "above = 0.0", BRUTE_FORCE),
         Mutant("lower/lowering.py", "if captured.fake and walk.follow", "if False and walk.follow", ROUNDS),
+        Mutant("proof/program.py", "if shape == began:", "if False:", ROUNDS),
+        Mutant("lower/cotangents.py", 'node.op._opname != "detach" and ', "", ROUNDS),
         Mutant("lower/planning.py", "[] if backward is not None and backward.proved else", "[] if False else", ROUNDS),
         Mutant("lower/blame.py", "(mismatch.argument or mismatch.raised is not None)", "mismatch.argument", ROUNDS),
     ],
