@@ -425,7 +425,9 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("solve/linear.py", "above = max(0.0, (most - least) / _scale(costs))", "above = 0.0", BRUTE_FORCE),
         Mutant("lower/lowering.py", "if captured.fake and walk.follow", "if False and walk.follow", ROUNDS),
         Mutant("proof/program.py", "if shape == began:", "if False:", ROUNDS),
-        Mutant("lower/cotangents.py", 'node.op._opname != "detach" and ', "", ROUNDS),
+        Mutant(
+            "capture/record.py", 'constant = name == "detach" and', 'constant = name == "detach" or False and', ROUNDS
+        ),
         Mutant("lower/planning.py", "[] if backward is not None and backward.proved else", "[] if False else", ROUNDS),
         Mutant("lower/blame.py", "(mismatch.argument or mismatch.raised is not None)", "mismatch.argument", ROUNDS),
     ],
