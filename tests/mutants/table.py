@@ -116,8 +116,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("capture/inplace.py", 'if name in ("slice", "select"):', 'if name in ("slice",):', WRITES),
         Mutant("capture/inplace.py", "start = sum(lengths[:position])", "start = 0", WRITES),
-        Mutant("capture/integers.py", " and number.is_current", "", WRITES),
-        Mutant("capture/trace.py", "    forget_shapes()\n", "", WRITES),
         Mutant(
             "capture/record.py", "other.view_of = before if other.view_of is target else other.view_of", "pass", WRITES
         ),
@@ -147,7 +145,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/integers.py", "    if wanted == given:\n", "    if len(wanted) == len(given):\n", PHASES),
         Mutant("capture/record.py", "return index + 2 if frame", "return index if frame", WARM),
         Mutant("capture/trace.py", "uncompiled(), memos_aside(), recorder", "uncompiled(), recorder", MEMOS),
-        Mutant("capture/copies.py", "isinstance(tensor, torch.Tensor) and not tensor.is_leaf", "False", COPIES),
+        Mutant("capture/copies.py", "isinstance(held, torch.Tensor) and not held.is_leaf", "False", COPIES),
         Mutant("lower/lowering.py", "sorted(set(decision.captured_in.values()))", "sorted(decision.captured)", REACH),
         Mutant("lower/captured.py", "return int(attributes[expression])", "return 1", REACH),
         Mutant("capture/randomness.py", "if reaching.intersection(node.outputs):", "if True:", DRAWS),
