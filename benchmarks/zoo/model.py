@@ -29,7 +29,8 @@ MOST_PARAMETERS = 120_000_000  # of a model that is hardly shrunk
 _DERIVED = ("model_type", "transformers_version", "architectures", "_name_or_path", "dtype")
 _DERIVED_INSIDE = ("dtype", "transformers_version", "_name_or_path", "_attn_implementation", "_experts_implementation")
 _SMALL_NOISE = re.compile(
-    r"a_log|\.d$|dt|decay|time_|scale|norm|codebook|basis|freq|slope|mix|gate_bias|lambda|sink|bbox_embed", re.IGNORECASE
+    r"a_log|\.d$|dt|decay|time_|scale|norm|codebook|basis|freq|slope|mix|gate_bias|lambda|sink|bbox_embed",
+    re.IGNORECASE,
 )
 _EMBEDDINGS = re.compile(r"embed|wte|wpe|shared\.weight", re.IGNORECASE)
 

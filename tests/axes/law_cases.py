@@ -155,6 +155,7 @@ POINTWISE = [
     Case("huber_loss", lambda x, y: functional.huber_loss(x, y), (f(4, 3), f(4, 3)), "mm mm"),
     Case("clamp by tensors", lambda x, low: aten.clamp.Tensor(x, low), (f(4, 3), f(3)), "pp p"),
     Case("neg", torch.neg, (f(4, 3),), "pp | P"),
+    Case("detach", torch.detach, (f(4, 3),), "pp | P"),
     Case("negative", torch.negative, (f(4, 3),), "pp | P"),
     Case("type_as", lambda x, y: x.type_as(y), (f(4, 3), s(2)), "pp c"),
     Case("positive", torch.positive, (u(4, 3),), ""),  # returns its argument

@@ -217,3 +217,34 @@ def test_errors():
         axisplit.plan(model, (torch.randn(2, 16),))
     with pytest.raises(axisplit.errors.CaptureError, match=r"a write through the view op aten\.unfold"):
         capture(Unrepresentable(), (torch.randn(4),))
+
+
+class Switches(nn.Module):
+    """Sines that carry a gradient, cosines that do not, whichever way it is switched."""
+
+    @torch.no_grad()
+    def decorated(self, x):
+        return x.cos()
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = x.cos()
+            with torch.enable_grad():
+                x = x.sin()
+            x = self.decorated(x).cos()
+        x = self.decorated(x.sin()).sin()
+        with torch.set_grad_enabled(False):
+            x = x.cos()
+        with torch.inference_mode():
+            y = x.cos()
+        torch.set_grad_enabled(False)
+        x = x.cos() + 0 * y.numel()
+        torch.set_grad_enabled(True)
+        return x.sin()
+
+
+def test_where_gradients_are_switched_off():
+    nodes = capture(Switches(), (torch.randn(3),)).graph.nodes
+    found = [(node.op._opname, node.detached) for node in nodes if node.op._opname in ("sin", "cos")]
+    assert found == [(name, name == "cos") for name, _ in found]
+    assert len(found) == 11

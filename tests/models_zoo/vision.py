@@ -15,7 +15,8 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,21 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[torch.library.Library] = []  # declarations last as long as this
 
 
-def importable() -> None:
-    """Makes torchvision importable, its library or not. Skips a test without torchvision."""
-    if str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
+@contextmanager
+def importable() -> Iterator[None]:
+    """Inside, the packages are found; processes that are started later do not look for them. Skips a test without
+    torchvision.
+    """
+    sys.path.append(str(FOLDER))
+    try:
+        _declare_ops()
+        yield
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+def _declare_ops() -> None:
+    """Makes torchvision importable, its library or not."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         pytest.skip("torchvision is not installed")
@@ -67,9 +79,9 @@ def _made(module: str, name: str, size: int, split: float, **sizes: Any) -> Call
     """A class or function of one of these packages, called with `sizes`, and two images."""
 
     def make() -> Made:
-        importable()
-        pytest.importorskip(module.partition(".")[0])
-        model = getattr(importlib.import_module(module), name)(**sizes)
+        with importable():
+            pytest.importorskip(module.partition(".")[0])
+            model = getattr(importlib.import_module(module), name)(**sizes)
         return perturb(model).eval(), (torch.randn(2, 3, size, size),), split
 
     return make

@@ -151,7 +151,7 @@ class Clicks(nn.Module):
 
 
 class Mapped(nn.Module):
-    """Written for one sample, and for one query and one key, and mapped over them."""
+    """Written for one sample, and for one query and one key, and mapped over them; the gate has no gradient."""
 
     def __init__(self, width: int = 18, hidden: int = 45) -> None:
         super().__init__()
@@ -162,7 +162,9 @@ class Mapped(nn.Module):
         place = torch.arange(x.shape[0])
         seen = torch.vmap(torch.vmap(lambda q, k: q >= k, (None, 0)), (0, None))(place, place)
         weights = (self.qk(x) @ x.T).masked_fill(~seen, -torch.inf).softmax(-1)
-        return x + torch.relu(self.up(weights @ x)) @ self.down
+        with torch.no_grad():
+            gate = self.qk(weights @ x).sigmoid()
+        return x + gate * (torch.relu(self.up(weights @ x)) @ self.down)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.vmap(self.sample)(x)

@@ -43,6 +43,8 @@ TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
 WRITES = ("tests/capture/test_record.py", "-k", "writes or small")
 DISCOVER = ("tests/axes/test_discover.py",)
+SETTLES = ("tests/lower/test_rounds.py", "-k", "costs_nothing")
+SWITCHED = ("tests/capture/test_record.py", "-k", "switched")
 MAPPED = ("tests/models_zoo/test_outside.py", "--full", "-k", "mapped")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
@@ -121,6 +123,10 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("capture/record.py", "view = (functional_form(op), rest,", "view = (aten.alias.default, (),", WRITES),
         Mutant("capture/inplace.py", "if _taken(form) == _taken(op)]", "if False]", WRITES),
+        Mutant("capture/record.py", "if self.transformed:", "if False:", MAPPED),
+        Mutant("lower/captured.py", "*([OFF] * node.detached)", "", MAPPED),
+        Mutant("lower/cotangents.py", " and not node.detached", "", SETTLES),
+        Mutant("capture/modes.py", "frame = frame.f_back  # one", "break  # one", SWITCHED),
         Mutant("capture/modes.py", "if not under_transform():", "if True:", MAPPED),
         Mutant(
             "capture/record.py",

@@ -101,6 +101,7 @@ class Node:
     issue: int = 0  # which call from Python to torch issued it ...
     order: int = 0  # ... and the how-many-eth op of that call it is
     given: Given = ()
+    detached: bool = False  # issued where the model's Python has switched gradients off
     _inputs: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,12 @@ class OpMode(SchemaCheckMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if not under_transform():
             return _recorded(self._recorder, func, args, kwargs)
-        with InnerOpMode(self._recorder):
-            return func(*args, **kwargs)
+        self._recorder.transformed = True
+        try:
+            with InnerOpMode(self._recorder):
+                return func(*args, **kwargs)
+        finally:
+            self._recorder.transformed = False
 
 
 class InnerOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -63,14 +68,20 @@ def _recorded(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict
 
 
 class FunctionMode(TorchFunctionMode):
-    """Sees the integers that Python passes, before they become C++ integers and forget where they came from."""
+    """Sees the integers that Python passes, before they become C++ integers and forget where they came from; and where
+    it switches gradients off.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
+        self._switched: dict[int, tuple[Any, bool]] = {}  # id of a switch -> itself, whether they were off before
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:
+            self._switch_gradients(args[0])
+            return func(*args, **kwargs)
         if func in _SIZE_READS:
             return self._sizes(func, func(*args, **kwargs), args)
         before = self._recorder.call
@@ -83,6 +94,20 @@ class FunctionMode(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             self._recorder.call = before
+
+    def _switch_gradients(self, on: bool) -> None:
+        """The trace itself runs without gradients, so that torch cannot say whether the model has switched them off:
+        what was the case before each of torch's switches (`no_grad` and its kin) is known here until it is left.
+        """
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_back.f_code.co_filename == frame.f_code.co_filename:
+            frame = frame.f_back  # one switch is made of another
+        switch = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__exit__":
+            _, self._recorder.detached = self._switched.pop(id(switch), (switch, False))
+        else:
+            self._switched.setdefault(id(switch), (switch, self._recorder.detached))
+            self._recorder.detached = not on
 
     def _sizes(self, func: Any, result: Any, args: Any) -> Any:
         """Sizes that Python reads off a tensor, as integers that remember where they came from."""

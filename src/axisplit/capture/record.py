@@ -81,6 +81,8 @@ class Recorder:
         self.call: tuple[Any, Any] = ((), {})  # what Python gave the function of torch that runs
         self.issue, self.order = 0, 0
         self.caller: CodeType | None = None  # what calls the model: frames below it are nobody's model
+        self.detached = False  # whether the model's Python has switched gradients off
+        self.transformed = False  # whether a transform of `torch.func` made the op that runs
         self.refused = False  # whether an op raised
         self._tracked: dict[int, _Tracked] = {}
         self._versions: dict[int, int] = {}
@@ -316,14 +318,18 @@ class Recorder:
         traced, given = match_integers(self.call, (args, kwargs))
         node = Node(
             index, op, tuple(args), kwargs, outputs, self.module_stack[-1], self.phase, traced, self._frames(),
-            self.issue, self.order, given,
+            self.issue, self.order, given, self.detached or torch.is_inference_mode_enabled(),
         )  # fmt: skip
         self.order += 1
         self.recording.nodes.append(node)
         return outputs
 
     def _frames(self) -> tuple[Frame, ...]:
-        """The model's own Python frames, from the op outwards to the method that the innermost module was called by."""
+        """The model's own Python frames, from the op outwards to the method that the innermost module was called by.
+        None under a transform of `torch.func`: what is put around an expression there would see its stand-ins.
+        """
+        if self.transformed:
+            return ()
         frames: list[Frame] = []
         frame, inside = sys._getframe(1), False
         while frame is not None and len(frames) < 12 and frame.f_code is not self.caller:

@@ -31,6 +31,7 @@ from axisplit.solve.splits import Range
 from axisplit.solve.states import WHOLE
 
 _WRITES = ("fill", "index_put")  # what `x[...] = 0.5` becomes: the number has the dtype of x, whatever that is
+OFF = "no gradients"  # ends an op of a program that runs where gradients are off
 Steps = Callable[[str, int, str, str], tuple[Site, ...]]
 Json = Any
 
@@ -194,7 +195,7 @@ class _Builder:
             arguments = self._arguments(node, rank)
             waiting = iter(operands)
             encoded = [_encode(tree, lambda _, it=waiting: next(it)) for tree in arguments]  # type: ignore[misc]
-            ops.append([node.name, *encoded, [self.numbers[value] for value in node.outputs]])
+            ops.append([node.name, *encoded, [self.numbers[value] for value in node.outputs], *([OFF] * node.detached)])
             ready.update({(value, self.decision.flows_from(value)): self._reference(value) for value in node.outputs})
         return ops
 

@@ -61,12 +61,12 @@ class _Class:
 
 def carrying(decision: Decision, origins: tuple[str, ...] = ("parameter", "input")) -> set[int]:
     """Values that have a cotangent: real or complex numbers that depend on leaves of these origins, and that an output
-    of such numbers needs; what is detached has none.
+    of such numbers needs; what is detached, or computed where gradients are off, has none.
     """
     graph = decision.graph
     found = {v.index for v in graph.values if v.origin in origins and _is_continuous(v.dtype)}
     for node in graph.nodes:
-        if node.op._opname != "detach" and any(v in found for v in node.inputs()):
+        if node.op._opname != "detach" and not node.detached and any(v in found for v in node.inputs()):
             found |= {v for v in node.outputs if _is_continuous(graph.values[v].dtype)}
     needed = {value for _, value in graph.outputs} & found
     for node in reversed(graph.nodes):

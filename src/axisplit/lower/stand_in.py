@@ -51,7 +51,10 @@ class _Runner:
 
     def __init__(self, plan: CapturedPlan, module: torch.nn.Module, rank: int, key: str) -> None:
         self._plan, self._module, self._key = plan, module, key
-        self._ops = [(_op(name), args, kwargs, outputs) for name, args, kwargs, outputs in plan.programs[rank]]
+        self._ops = [
+            (torch.no_grad()(_op(name)) if off else _op(name), args, kwargs, outputs)
+            for name, args, kwargs, outputs, *off in plan.programs[rank]
+        ]
 
     def accepts(self, given: Mapping[str, Any]) -> dict[Any, torch.Tensor] | None:
         """The tensors of a call by value number, or None if it is not a call of the traced kind."""
