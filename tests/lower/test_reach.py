@@ -388,3 +388,35 @@ def test_whatever_self_is_called_and_whoever_asks(ranks):
     verdict = axisplit.verify(model, inputs, plan, gradients=True)
     assert verdict.equal
     assert not verdict.could_not
+
+
+class Block(nn.Module):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.up, self.down, self.norm = nn.Linear(width, 40), nn.Linear(40, width), nn.LayerNorm(width)
+
+    def forward(self, x):
+        return self.norm(x + self.down(self.up(x).relu()))
+
+
+class Pooled(nn.Module):
+    """Residual blocks; what the last returns is an output, and is read where nothing can be put."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in "ab")
+        self.pool, self.out = nn.Linear(width, 48), nn.Linear(48, width)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        (first,) = [y[:, 0] for y in (x,)]
+        return x, self.out(self.pool(first).tanh())
+
+
+def test_a_cotangent_is_converted_behind_an_op_that_no_place_stands_in_front_of():
+    model, inputs = perturb(Pooled()), (torch.randn(3, 4, 16),)
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert plan.split_fraction > 0.9
+    assert not plan.no_backward
+    assert axisplit.verify(model, inputs, plan, gradients=True).equal

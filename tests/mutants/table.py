@@ -124,6 +124,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/record.py", "view = (functional_form(op), rest,", "view = (aten.alias.default, (),", WRITES),
         Mutant("capture/inplace.py", "if _taken(form) == _taken(op)]", "if False]", WRITES),
         Mutant("capture/record.py", "if self.transformed:", "if False:", MAPPED),
+        Mutant("lower/cotangents.py", " or mode in found.as_made", "", REACH),
+        Mutant("lower/planning.py", "found.add(key if at in forbidden else at)", "found.add(key)", REACH),
         Mutant("lower/captured.py", "*([OFF] * node.detached)", "", MAPPED),
         Mutant("lower/cotangents.py", " and not node.detached", "", SETTLES),
         Mutant("capture/modes.py", "frame = frame.f_back  # one", "break  # one", SWITCHED),

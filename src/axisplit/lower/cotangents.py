@@ -50,6 +50,7 @@ class _Class:
     source: str
     mode: Mode = 0
     wanted: set[Mode] = field(default_factory=set)  # modes in which ops (run whole or on parts) read it whole
+    as_made: set[Mode] = field(default_factory=set)  # of these, the modes that must be the one it is made in
     taken: set[str] = field(default_factory=set)  # split states it is cut into
     enter_bytes: float = 0.0  # of one pass, all members together
     born_bytes: float = 0.0
@@ -83,7 +84,8 @@ def choose_cotangents(decision: Decision, forbidden: frozenset[str] = frozenset(
     """The cotangents' states that move the fewest bytes in one backward pass; None if there are none.
 
     Args:
-        forbidden: value classes that cannot be converted between R and V anywhere in the Python.
+        forbidden: value classes that cannot be converted between R and V anywhere in the Python, and `reader` names
+            of ops in front of which no value can be.
     """
     classes, live = _classes(decision, forbidden)
     model, bytes_of, effort_of = LinearModel(), dict[int, float](), dict[int, float]()
@@ -159,13 +161,21 @@ def _classes(decision: Decision, forbidden: frozenset[str]) -> tuple[dict[str, _
             if value not in values or key not in live:
                 continue
             if state == WHOLE:
-                found[entry_key].wanted.add(("node", key) if strategy.name == "whole" else 1)
+                mode: Mode = ("node", key) if strategy.name == "whole" else 1
+                found[entry_key].wanted.add(mode)
+                if reader(key) in forbidden:
+                    found[entry_key].as_made.add(mode)
             elif state[0] == "S" and found[entry_key].source != state:
                 found[entry_key].taken.add(state)
     for _, value in graph.outputs:
         if value in values:
             found[ties.value[value]].wanted.add(0)
     return found, live
+
+
+def reader(key: str) -> str:
+    """What says, among forbidden classes, that an op of this class takes its operands as they are made."""
+    return f"reader {key}"
 
 
 def _made_mode(decision: Decision, value: int, node: Node | None, key: str) -> Mode:
@@ -223,7 +233,7 @@ def _add_class(
     for mode in sorted(found.wanted, key=str):
         if mode == found.mode:
             continue
-        if found.parameter or not found.reachable:
+        if found.parameter or not found.reachable or mode in found.as_made:
             _row(model, {}, [(mode, 1.0), (found.mode, -1.0)], low=0.0, high=0.0)
             continue
         enter, leave = model.column(("enter", key), False), model.column(("leave", key), False)

@@ -5,6 +5,7 @@ could not be lowered forbidden.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,7 +18,7 @@ from axisplit.capture.trace import Captured, Inputs, capture
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
 from axisplit.lower.blame import blame, give_up_modules
 from axisplit.lower.captured import can_capture
-from axisplit.lower.cotangents import choose_cotangents, planned_cotangents, restored_cotangents
+from axisplit.lower.cotangents import choose_cotangents, planned_cotangents, reader, restored_cotangents
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, prove_programs, ways_in
 from axisplit.lower.places import Refusal, wrappable
@@ -219,7 +220,7 @@ class _Planner:
             lowered, refusals = lower(decision, self.captured)
             if not refusals:
                 break
-            new, reason = frozenset(r.forbid[1] for r in refusals if r.forbid[0] == "convert"), refusals[0].reason
+            new, reason = _unreachable(decision, refusals, forbidden), refusals[0].reason
             if new <= forbidden:
                 return Backward(None, None, reason)
             forbidden |= new
@@ -367,6 +368,20 @@ def _domain(captured: Captured, calls: tuple[str, ...]) -> tuple[str, ...]:
         *(f"call: {call}" for call in calls),
         "other calls are proved when they come, or refused",
     )
+
+
+def _unreachable(decision: Decision, refusals: Iterable[Refusal], forbidden: frozenset[str]) -> frozenset[str]:
+    """Where conversions must not be: in front of an op that was refused one and that runs whole, so that it can take
+    what is made; else of the value at all.
+    """
+    ties, found = decision.search.ties, set[str]()
+    for refusal in (r for r in refusals if r.forbid[0] == "convert"):
+        key = at = refusal.forbid[1]
+        op = None if refusal.node is None else decision.graph.nodes[refusal.node]
+        if op is not None and decision.strategy(op).name == "whole" and key in {ties.value[v] for v in op.inputs()}:
+            at = reader(ties.node[op.index])
+        found.add(key if at in forbidden else at)
+    return frozenset(found)
 
 
 def _read_by(decision: Decision, node: int | None) -> frozenset[str]:
