@@ -248,3 +248,20 @@ def test_where_gradients_are_switched_off():
     found = [(node.op._opname, node.detached) for node in nodes if node.op._opname in ("sin", "cos")]
     assert found == [(name, name == "cos") for name, _ in found]
     assert len(found) == 11
+
+
+class Reversible(torch.autograd.Function):
+    """Runs its forward without gradients; they are what its backward says."""
+
+    @staticmethod
+    def forward(ctx, x):
+        with torch.no_grad():
+            return x.sin()
+
+
+def test_in_an_autograd_function_nothing_is_switched_off():
+    class Model(nn.Module):
+        def forward(self, x):
+            return Reversible.apply(x).cos()
+
+    assert [node.detached for node in capture(Model(), (torch.randn(3),)).graph.nodes] == [False, False]

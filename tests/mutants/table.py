@@ -126,6 +126,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/record.py", "if self.transformed:", "if False:", MAPPED),
         Mutant("lower/cotangents.py", " or mode in found.as_made", "", REACH),
         Mutant("lower/planning.py", "found.add(key if at in forbidden else at)", "found.add(key)", REACH),
+        Mutant("capture/modes.py", "if _in_autograd_function(frame):", "if False:", SWITCHED),
         Mutant("lower/captured.py", "*([OFF] * node.detached)", "", MAPPED),
         Mutant("lower/cotangents.py", " and not node.detached", "", SETTLES),
         Mutant("capture/modes.py", "frame = frame.f_back  # one", "break  # one", SWITCHED),

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,9 +98,12 @@ class FunctionMode(TorchFunctionMode):
 
     def _switch_gradients(self, on: bool) -> None:
         """The trace itself runs without gradients, so that torch cannot say whether the model has switched them off:
-        what was the case before each of torch's switches (`no_grad` and its kin) is known here until it is left.
+        what was the case before each of torch's switches (`no_grad` and its kin) is known here until it is left. The
+        forward of an autograd function always runs without: its own backward says what the gradients are.
         """
         frame = sys._getframe(2)
+        if _in_autograd_function(frame):
+            return
         while frame.f_back is not None and frame.f_back.f_code.co_filename == frame.f_code.co_filename:
             frame = frame.f_back  # one switch is made of another
         switch = frame.f_locals.get("self")
@@ -122,6 +126,15 @@ class FunctionMode(TorchFunctionMode):
         return result
 
 
+def _in_autograd_function(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _NUMBER_READS = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 _SIZE_READS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
 
