@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from axisplit.capture.calls import autocast_device
+from axisplit.capture.frames import in_autograd_function
 from axisplit.capture.provenance import Dim, TracedInt
 from axisplit.capture.shapes import remembered
 
@@ -102,7 +102,7 @@ class FunctionMode(TorchFunctionMode):
         forward of an autograd function always runs without: its own backward says what the gradients are.
         """
         frame = sys._getframe(2)
-        if _in_autograd_function(frame):
+        if in_autograd_function(frame):
             return
         while frame.f_back is not None and frame.f_back.f_code.co_filename == frame.f_code.co_filename:
             frame = frame.f_back  # one switch is made of another
@@ -126,15 +126,6 @@ class FunctionMode(TorchFunctionMode):
         return result
 
 
-def _in_autograd_function(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code is _APPLY:
-            return True
-        frame = frame.f_back
-    return False
-
-
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _NUMBER_READS = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 _SIZE_READS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
 

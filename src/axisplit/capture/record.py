@@ -11,18 +11,18 @@ kernels. In-place ops are made functional while recording:
 
 from __future__ import annotations
 
-import dis
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
 
+from axisplit.capture.frames import instruction, is_machinery
 from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Ref, Value
 from axisplit.capture.inplace import functional_form, reshapes_in_place, scatter_of, written_arguments
 from axisplit.capture.integers import match_integers
@@ -334,11 +334,11 @@ class Recorder:
         frame, inside = sys._getframe(1), False
         while frame is not None and len(frames) < 12 and frame.f_code is not self.caller:
             code = frame.f_code
-            if not _is_machinery(code):
+            if not is_machinery(code):
                 first = code.co_varnames[0] if code.co_argcount else ""  # `self`, whatever its name
                 is_module = isinstance(frame.f_locals.get(first), torch.nn.Module)
                 inside = inside or is_module
-                frames.append(Frame(code, _instruction(frame), self.module_stack[-1] if is_module else None))
+                frames.append(Frame(code, instruction(frame), self.module_stack[-1] if is_module else None))
             elif inside and code.co_filename.endswith("nn/modules/module.py"):
                 break
             frame = frame.f_back  # type: ignore[assignment]
@@ -475,31 +475,3 @@ def _not_the_copys(name: str, module: str) -> CaptureError:
         needed="layers and tensors that are reached through `self`, or by functions that the model keeps",
         do="keep the layer on the module that uses it, rather than in a global variable",
     )
-
-
-_PRECALL = dis.opmap.get("PRECALL", -1)  # Python 3.11
-
-
-def _instruction(frame: FrameType) -> int:
-    """Index of the instruction that a frame is at. Once `tuple(…)` and the like have run a few times, Python 3.11 does
-    the call in the PRECALL, two units (it has a cache behind it) before the CALL: both are the CALL here.
-    """
-    index = frame.f_lasti // 2
-    return index + 2 if frame.f_code.co_code[2 * index] == _PRECALL else index
-
-
-_MACHINERY: dict[CodeType, bool] = {}
-_TORCH_FOLDER = torch.__path__[0]
-_OWN_FOLDER = __file__.rsplit("capture", 1)[0]
-_NN_FOLDER = f"{_TORCH_FOLDER}/nn/modules/"
-
-
-def _is_machinery(code: CodeType) -> bool:
-    """Frames that are nobody's model: torch outside `torch.nn`'s modules, module dispatch, axisplit itself."""
-    known = _MACHINERY.get(code)
-    if known is None:
-        file = code.co_filename
-        known = file.startswith(_OWN_FOLDER) or (file.startswith(_TORCH_FOLDER) and not file.startswith(_NN_FOLDER))
-        known = known or file.endswith("nn/modules/module.py")
-        _MACHINERY[code] = known
-    return known
