@@ -110,6 +110,37 @@ def test_a_module_that_sees_unlike_values_has_no_hook(ranks):
     assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
 
 
+class OneIdles(nn.Module):
+    """Experts of which one returns what it is given: all are read and added up by the same expressions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle, self.experts = nn.Identity(), 2
+        self.up, self.down = nn.Parameter(torch.empty(2, 48, 16)), nn.Parameter(torch.empty(2, 16, 48))
+
+    def forward(self, x):
+        y = torch.zeros_like(x)
+        for expert in range(self.experts + 1):
+            rows = torch.cos(x + expert)
+            if expert == self.experts:
+                made = self.idle(rows)
+            else:
+                made = linear(gelu(linear(rows, self.up[expert])), self.down[expert])
+            y = y + made * 2
+        return layer_norm(y / 3, (16,))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_a_module_returns_as_it_was_given_is_converted_there(ranks):
+    """One rank counts the idle expert's rows, and one all-reduce does for all experts."""
+    model = perturb(OneIdles()).eval()
+    plan, _ = planned(model, 16, ranks)
+    assert [c.kind for c in plan.collectives if c.phase == "forward"] == ["all_reduce"]
+    assert [place.module for place in plan.places if place.where == "output"] == ["idle"]
+    assert plan.optimal
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
+
+
 class Shifted(nn.Embedding):
     """Looks up by `super().forward`, as position tables do."""
 

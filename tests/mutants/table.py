@@ -367,6 +367,9 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("proof/verify.py", "and all(delivery.equal for delivery in deliveries)", "", DELIVERED),
         Mutant("lower/places.py", "+ len(inside) + returned > 1", "> 1", PLACES),
         Mutant("lower/places.py", "if self._alike_at(*found, value)]", "if True]", PLACES),
+        Mutant(
+            "lower/places.py", "if alike and (self._at_passing(", "if alike and (False and self._at_passing(", PLACES
+        ),
         Mutant("capture/trace.py", "if set(made) - given.keys() else []", "if made else []", PHASES),
         Mutant("lower/source.py", "return [] if isinstance(inner, ast.Constant)", "return [] if False", PLACES),
         Mutant("proof/numbers.py", "eps / 2 * length**0.5", "eps / 2 * length", NUMBERS),

@@ -127,6 +127,9 @@ class Finder:
                 self.returned[value].append((call, leaf))
             for leaf, value in call.inputs:
                 self.given[value].append((call, leaf))
+        self.tied: dict[str, list[int]] = defaultdict(list)
+        for value, key in decision.search.ties.value.items():
+            self.tied[key].append(value)
         self.read = {value for _, value in graph.outputs}
         self.output_path = {value: path.partition(":")[2] for path, value in graph.outputs}
         self.converted: dict[str, set[tuple[int, str, str]]] = defaultdict(set)  # site -> (value, source, target)
@@ -159,7 +162,7 @@ class Finder:
                 self._add(found[0].module, "input", found[1], value, source, state)
                 self.arriving[value] = state
             return
-        if alike and self._at_result(value, source, *targets):
+        if alike and (self._at_passing(value, source, *targets) or self._at_result(value, source, *targets)):
             self.arriving[value] = next(iter(targets))
             return
         outside = [
@@ -275,6 +278,20 @@ class Finder:
         assert way is not None, "_wraps_result"
         self._add(node.module, "result", leaf_of(way), value, source, target, way)
         return True
+
+    def _at_passing(self, value: int, source: str, target: str) -> bool:
+        """Convert on the way out of a module that returns what it is called with, where the expression that computes
+        the value is also run for values that stay as they are (an expert that does nothing, among others).
+        """
+        key = self.decision.search.ties.value[value]
+        if all(self._conversions(other) == self._conversions(value) for other in self.tied[key]):
+            return False
+        uses = [node.index for node, _, _ in self._outside_uses(value, self.producer.get(value))]
+        for call, leaf in self.returned[value]:
+            if call.first_node == call.last_node <= min(uses, default=0) and not self._buried(call):
+                self._add(call.module, "output", leaf, value, source, target)
+                return True
+        return False
 
     def _input_of(self, value: int, node: Node, target: str) -> tuple[Call, str] | None:
         """The outermost module that is called with the value, contains the op, and reads it in no other state."""
