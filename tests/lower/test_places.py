@@ -9,14 +9,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 import axisplit
-from axisplit.capture.trace import shadow_copy
+from axisplit.capture.trace import capture, shadow_copy
 from axisplit.lower.apply import make_rank, take_shard
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.lower.places import Finder
 from axisplit.lower.source import definition_of
+from axisplit.proof.verify import verify_plan
 from axisplit.runtime.groups import FakeGroup
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.lookup import localize, mask_rows
@@ -231,6 +233,34 @@ def test_a_captured_program_holds_for_other_sizes_and_refuses_other_calls(ranks)
     model.train()
     with pytest.raises(axisplit.errors.LoweringError, match=r"(?s)got: in training.*needed: in evaluation"):
         assert_equal_on_ranks(plan, model, torch.randn(2, 5, 32))
+
+
+class LeavesOut(Outer):
+    """Keeps a mask that hides nothing only where its values cannot be seen, as transformers does."""
+
+    def forward(self, x, mask=None):
+        hidden = torch.zeros(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        seen = not isinstance(hidden, FakeTensor) and not hidden.any()
+        return super().forward(x, None if seen else hidden)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_captured_program_is_that_of_the_call_as_it_is_made(ranks, tmp_path):
+    model = perturb(LeavesOut()).eval()
+    x = torch.randn(2, 5, 32)
+    plan = axisplit.plan(model, x, ranks=ranks)
+    assert (plan.on_values, plan.tiers["attention"], plan.captured_fraction) == (True, "captured", 1.0)
+    for batch, length in ((2, 5), (1, 9)):
+        assert_equal_on_ranks(plan, model, torch.randn(batch, length, 32))
+    with pytest.raises(axisplit.errors.LoweringError, match="attention"):
+        assert_equal_on_ranks(plan, model, x, torch.ones(2, 5, dtype=torch.bool).tril(-1))
+    model = model.float()
+    plan.save(tmp_path / "plan.json")
+    plan = axisplit.Plan.load(tmp_path / "plan.json")
+    assert axisplit.verify(model, x, plan).equal
+    assert verify_plan(model, (x,), plan, captured=capture(model, x)).equal
+    masked = {"x": x, "mask": torch.ones(2, 5, dtype=torch.bool).tril(-1)}
+    assert not axisplit.plan(model, masked, ranks=ranks).on_values
 
 
 def test_a_shard_does_not_keep_the_whole_alive():

@@ -24,8 +24,10 @@ from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, pro
 from axisplit.lower.places import Refusal, wrappable
 from axisplit.lower.reads import reads_on_parts
 from axisplit.lower.sizes import OTHER_WAYS
+from axisplit.lower.stand_in import calls_watched
 from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
+from axisplit.proof.numbers import run_all
 from axisplit.proof.program import Mismatch
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
@@ -58,6 +60,23 @@ def make_plan(
             "the number of ranks must be at least 1", got=str(ranks), needed="1, 2, 3, ...", do="pass ranks=2"
         )
     captured = captured or capture(model, inputs)
+    plan = _make_plan(model, inputs, ranks, keep, memory_per_rank, uneven, name, captured)
+    if captured.fake and _called_otherwise(plan, model, inputs, captured.graph.phases):
+        captured = capture(model, inputs, on_values=True)
+        plan = _make_plan(model, inputs, ranks, keep, memory_per_rank, uneven, name, captured)
+    return plan
+
+
+def _make_plan(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    ranks: int,
+    keep: tuple[str, ...],
+    memory_per_rank: float | None,
+    uneven: bool,
+    name: str,
+    captured: Captured,
+) -> Plan:
     planner = _Planner(captured, model, inputs, begin_search(captured, ranks, uneven), keep, memory_per_rank)
     best = native = planner.search(planner.start)
     inside = reaching_inside(planner.start)
@@ -69,6 +88,17 @@ def make_plan(
     plan = describe(planner.with_cotangents(best), captured, name or type(model).__name__)
     check_plan(plan)
     return plan
+
+
+def _called_otherwise(plan: Plan, model: torch.nn.Module, inputs: Inputs, phases: tuple[str, ...]) -> bool:
+    """Whether a module that is to run a captured program is called in another way on the values of these inputs than it
+    was traced on fake tensors. Without values nobody knows; the program will refuse such a call.
+    """
+    if not plan.captured or any(p.is_meta for p in model.parameters()):
+        return False
+    with calls_watched(model, plan.captured) as otherwise:
+        run_all(model, inputs, phases)
+    return bool(otherwise)
 
 
 @dataclass(frozen=True)
@@ -348,6 +378,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         choices={"ops": solution.strategy, "held": solution.state},
         constraints=_constraints(decision),
         excluded=found.excluded,
+        on_values=not captured.fake,
         assumed=graph.assumed
         + _folded(captured)
         + tuple(sorted({law.assumption for law in decision.search.derived.laws if law.assumption})),

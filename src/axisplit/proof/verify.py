@@ -91,7 +91,8 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan, captured: Ca
     Raises: PlanMismatchError if the plan is not for this model; InputError if the model draws random numbers;
         ProofError if the whole model itself does not run.
     """
-    captured = captured or capture(model, inputs)
+    if captured is None or (plan.on_values and captured.fake):
+        captured = capture(model, inputs, on_values=plan.on_values)
     decision = decision_of(plan, captured)
     check_draws_nothing(captured.graph, plan)
     lowered = refold(plan, captured.folds)

@@ -180,6 +180,7 @@ class Plan:
     states: tuple[str, ...] = ()  # attributes in which modules keep state; parts begin without
     cotangents: CotangentPlan | None = None  # None without backward, and in files from before it was kept
     reads: ReadsPlan | None = None  # None in files from before it was kept
+    on_values: bool = False  # traced on the tensors themselves: the path that the Python takes depends on them
 
     # --- figures --------------------------------------------------------------------------------------------------
 
