@@ -358,6 +358,9 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("proof/numbers.py", "error <= CONTROL_FACTOR * bound", "error <= bound", NUMBERS),
         Mutant("proof/delivered.py", "self.missing <= CONTROL_FACTOR", "self.missing < CONTROL_FACTOR", DELIVERED),
+        Mutant("proof/delivered.py", "return self.noticed or self.exercised", "return True", DELIVERED),
+        Mutant("proof/delivered.py", "for at, scale in scales.items() if scale}", "for at in scales}", DELIVERED),
+        Mutant("proof/gradients.py", "for name, scale in scales.items() if scale}", "for name in scales}", RETURNED),
         Mutant("proof/delivered.py", "and self.exact_missing <=", "and 0 * self.exact_missing <=", DELIVERED),
         Mutant(
             "proof/delivered.py", "without = {name: wide.ranks(drop=sites)", "without = {name: wide.ranks()", DELIVERED

@@ -97,3 +97,31 @@ def test_the_gradient_of_a_norm_has_a_bound():
     found = measure_gradients(model, inputs, axisplit.plan(model, inputs, ranks=2))
     assert found.equal  # nothing rounds behind the norm but the sums over its rows
     assert found.max_error > 0
+
+
+class Shifted(nn.Module):
+    """Attention whose keys are all shifted alike, which no softmax sees: the shift's gradient cancels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16, bias=False) for _ in range(4))
+        self.shift, self.heads = nn.Parameter(torch.ones(4)), 4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (one(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for one in (self.q, self.k, self.v))
+        y = (q @ (k + self.shift).mT).softmax(-1) @ v
+        return self.o(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("length", "caught"), [(5, True), (1, False)])
+def test_a_gradient_that_cancels_needs_no_sum(length, caught):
+    """Over one key its terms are not there at all, and nothing is known of it."""
+    torch.manual_seed(0)
+    model, inputs = perturb(Shifted()), (torch.randn(2, length, 16),)
+    verdict = axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2), gradients=True)
+    name = "all_reduce at shift:gradient"
+    assert name in verdict.gradients.control_errors
+    assert verdict.gradients.vanishing == ((name,) if caught else ())
+    assert (name in verdict.gradients.unnoticed) is not caught
+    assert ("each is noticed or not needed" in str(verdict)) is caught
+    assert (f"no gradient notices {name}: it sums what is zero but for rounding" in str(verdict)) is caught

@@ -51,6 +51,7 @@ def test_what_decides_far_from_its_threshold():
     (delivery,) = verdict.deliveries
     assert (delivery.collective,) == verdict.numbers.unnoticed
     assert delivery.noticed
+    assert delivery.exercised
     assert 0 < delivery.max_error <= delivery.bound < 1e-4 < delivery.missing
     assert 0 < delivery.exact_error < 1e-13 < 1e-3 < delivery.exact_missing
     assert f"no output notices {delivery.collective}" in str(verdict)
@@ -91,6 +92,26 @@ def test_what_outputs_notice_in_float64_only():
     assert verdict.equal
     assert verdict.control_caught
     assert f"in float64, relative, without {name}" in str(verdict)
+
+
+def test_zeros_that_are_delivered_say_nothing():
+    torch.manual_seed(0)
+    model, inputs = perturb(Gate()).eval(), (torch.randn(2, 5, 16),)
+    nn.init.zeros_(model.down.weight), nn.init.zeros_(model.down.bias)
+    verdict = axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2))
+    (delivery,) = verdict.deliveries
+    assert delivery.equal
+    assert not delivery.exercised
+    assert verdict.could_not
+    assert "it delivers zeros on these inputs" in str(verdict)
+
+
+def test_what_is_there_without_a_collective_needs_no_control():
+    unneeded = Delivery("all_reduce at x", 0.0, 0.0, 1.0, 0.5, exercised=True)
+    assert not unneeded.noticed
+    assert unneeded.conclusive
+    assert not replace(unneeded, exercised=False).conclusive
+    assert replace(unneeded, missing=11.0, exercised=False).conclusive
 
 
 @pytest.mark.parametrize(

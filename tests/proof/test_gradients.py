@@ -49,6 +49,7 @@ def test_equal(block):
     }  # fmt: skip
     assert set(verdict.to_json()["gradients"]) == {
         "equal", "max_error", "bound", "exact_error", "parameter", "control_caught", "deliveries",
+        "vanishing",
     }  # fmt: skip
     assert "each collective of backward left out in turn: each is noticed" in str(verdict)
     assert all(p.grad is None for p in model.parameters())

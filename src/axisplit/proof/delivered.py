@@ -11,7 +11,10 @@ every rank:
     control  with the collective left out what it returns must be off by ten times that bound, or in float64 by ten
              times what is tolerated there
 
-Equality is then required of these values too, in float64 as well. A collective inside a captured program has no place
+Equality is then required of these values too, in float64 as well. A collective that delivers what is there without it
+is not needed: equality was shown at the place itself. The numbers are generic (weights, inputs, cotangents at random),
+so what agrees there by more than rounding agrees on all inputs that take this path; not where they are all exactly
+zero, which says that the inputs do not exercise it. A collective inside a captured program has no place
 in the whole model's Python: it stays unnoticed, and the verdict "could not".
 """
 
@@ -65,6 +68,7 @@ class Delivery:
     bound: float
     missing: float
     exact_missing: float = 0.0
+    exercised: bool = False  # none of the values that it delivers is all zeros
 
     @property
     def equal(self) -> bool:
@@ -75,6 +79,11 @@ class Delivery:
         """Whether one of the two comparisons that `equal` is made of sees that it is missing."""
         native = self.missing <= CONTROL_FACTOR * self.bound
         return not (native and self.exact_missing <= CONTROL_FACTOR * EXACT_TOLERANCE)
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the comparison says something: it sees that the collective is missing, or that it is not needed."""
+        return self.noticed or self.exercised
 
 
 class Runs(Protocol):
@@ -113,14 +122,15 @@ def compared(chosen: Mapping[str, tuple[str, ...]], native: Runs, wide: Runs) ->
     """What collectives (name -> sites) deliver, in the model's own dtypes and in float64."""
     whole = native.whole()
     bounds, errors = _bounds(native, whole), _errors(native, whole, native.ranks())
-    exact, exact_missing = _exact_errors(wide, chosen)
+    exact, exact_missing, exercised = _exact_errors(wide, chosen)
     found = []
     for name, sites in chosen.items():
         calls = [at for at in errors if at.partition(" ")[0] in sites]
         if calls:
             missing = _errors(native, whole, native.ranks(drop=sites))
             figures = (exact, errors, bounds, missing, exact_missing[name])
-            found.append(_delivery(name, *({at: of.get(at, 0.0) for at in calls} for of in figures)))
+            delivery = _delivery(name, *({at: of.get(at, 0.0) for at in calls} for of in figures))
+            found.append(replace(delivery, exercised=exercised.issuperset(calls)))
     return tuple(found)
 
 
@@ -148,10 +158,10 @@ def _worst(found: list[Found]) -> Found:
     return {at: max(one.get(at, 0.0) for one in found) for at in set().union(*found)}
 
 
-def _exact_errors(wide: Runs, chosen: Mapping[str, tuple[str, ...]]) -> tuple[Found, dict[str, Found]]:
-    """(differences in float64 throughout, relative to each value's scale; the same without each collective). A value
-    that is zero but for rounding (the cotangent of what no gradient arrives at) has no scale of its own: what rounding
-    moves counts as within tolerance.
+def _exact_errors(wide: Runs, chosen: Mapping[str, tuple[str, ...]]) -> tuple[Found, dict[str, Found], set[str]]:
+    """(differences in float64 throughout, relative to each value's scale; the same without each collective; the calls
+    whose value is not all zeros). A value that is zero but for rounding (the cotangent of what no gradient arrives at)
+    has no scale of its own: what rounding moves counts as within tolerance.
     """
     with wide_by_default():
         whole = wide.whole()
@@ -165,7 +175,8 @@ def _exact_errors(wide: Runs, chosen: Mapping[str, tuple[str, ...]]) -> tuple[Fo
         floors = {at: max(scales.get(at, 0.0), bounds.get(at, 0.0) / EXACT_TOLERANCE) or 1.0 for at in errors}
         return {at: error / floors[at] for at, error in errors.items()}
 
-    return relative(parts), {name: relative(ranks) for name, ranks in without.items()}
+    exercised = {at for at, scale in scales.items() if scale}
+    return relative(parts), {name: relative(ranks) for name, ranks in without.items()}, exercised
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@ A rank's gradient of a parameter must be its shard of the whole gradient; a para
 elsewhere. As in forward (numbers.py): float64 throughout, the model's own dtypes within a bound measured by perturbing
 every reduction of forward and backward, and each distinct collective of backward left out in turn; for what no gradient
 notices see cotangents.py.
+
+A sum over ranks that no gradient notices adds up a gradient that is zero but for rounding (of a key's bias: softmax
+does not see it; of a bias in front of a norm). Where it is not zero exactly, its terms are there and cancel whatever
+the inputs: nothing is to be noticed. Exact zeros say that the inputs do not reach the parameter, and nothing else.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ class Gradients:
     comm_bytes: list[float]  # observed in one backward, for each rank
     deliveries: tuple[Delivery, ...] = ()  # of collectives that no gradient notices
     exact_controls: dict[str, float] = field(default_factory=dict)  # unnoticed in the model's own dtypes: in float64
+    vanishing: tuple[str, ...] = ()  # sums of gradients that are zero but for rounding, with the sum and without
 
     @property
     def equal(self) -> bool:
@@ -62,9 +67,9 @@ class Gradients:
     @property
     def unnoticed(self) -> tuple[str, ...]:
         """Collectives that could be left out without anything that is compared moving by enough."""
-        noticed = {delivery.collective for delivery in self.deliveries if delivery.noticed}
+        told = {delivery.collective for delivery in self.deliveries if delivery.conclusive} | {*self.vanishing}
         unseen = unnoticed_in_both(self.control_errors, self.bound, self.exact_controls)
-        return tuple(name for name in unseen if name not in noticed)
+        return tuple(name for name in unseen if name not in told)
 
     @property
     def control_caught(self) -> bool | None:
@@ -80,6 +85,7 @@ class Gradients:
             "parameter": self.parameter,
             "control_caught": self.control_caught,
             "deliveries": [asdict(delivery) for delivery in self.deliveries],
+            "vanishing": list(self.vanishing),
         }
 
 
@@ -108,10 +114,17 @@ def measure_gradients(model: torch.nn.Module, inputs: Inputs, plan: Plan) -> Gra
     for name, sites in collectives.items():
         missing = _errors(plan, whole, on_ranks(model, inputs, plan, recorded, drop=sites)[0])
         controls[name] = control_error(missing, bounds, bound)
-    exact, without = _exact(model, inputs, plan, {name: collectives[name] for name in unnoticed(controls, bound)})
+    missed = {name: collectives[name] for name in unnoticed(controls, bound)}
+    exact, without, nonzero = _exact(model, inputs, plan, missed)
     unseen = {name: collectives[name] for name in unnoticed(without, EXACT_TOLERANCE)}
     deliveries = compare_cotangents(model, inputs, plan, unseen)
-    return Gradients(exact, error, bound, nearest, controls, sent, deliveries, without)
+    vanishing = tuple(name for name, sites in unseen.items() if nonzero.issuperset(map(_summed, sites)))
+    return Gradients(exact, error, bound, nearest, controls, sent, deliveries, without, vanishing)
+
+
+def _summed(site: str) -> str:
+    """The parameter whose gradient a site sums over ranks; of other sites no parameter's name."""
+    return site.removesuffix(GRADIENT) if site.endswith(GRADIENT) else ""
 
 
 def _differs(one: Outputs, other: Outputs) -> bool:
@@ -120,9 +133,9 @@ def _differs(one: Outputs, other: Outputs) -> bool:
 
 def _exact(
     model: torch.nn.Module, inputs: Inputs, plan: Plan, controls: dict[str, tuple[str, ...]]
-) -> tuple[float, dict[str, float]]:
+) -> tuple[float, dict[str, float], set[str]]:
     """(largest difference, relative to each gradient's scale, in float64 throughout; the same without each of these
-    collectives).
+    collectives; the parameters whose gradient is not all zeros).
     """
     wide, given = widened(model), widened_inputs(inputs)
     with wide_by_default():
@@ -135,7 +148,7 @@ def _exact(
     # one that is zero but for rounding (a bias in front of a norm) has no scale of its own, but that of its terms
     floors = {name: max(scale, 1e-4 * largest, 1e-300) for name, scale in scales.items()}
     found = [max((e / floors[n] for n, e in _errors(plan, whole, parts).items()), default=0.0) for parts in runs]
-    return found[0], dict(zip(controls, found[1:], strict=True))
+    return found[0], dict(zip(controls, found[1:], strict=True)), {name for name, scale in scales.items() if scale}
 
 
 def _errors(plan: Plan, whole: Outputs, parts: list[Outputs]) -> dict[str, float]:

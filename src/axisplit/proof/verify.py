@@ -110,8 +110,8 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan, captured: Ca
         raise ProofError("the bytes that were sent are not those planned", got=f"{observed}", needed=f"{planned}")
     deliveries = compare_deliveries(model, inputs, plan, decision.graph.phases, numbers.unnoticed)
     equal = numbers.equal and all(delivery.equal for delivery in deliveries)
-    noticed = {delivery.collective for delivery in deliveries if delivery.noticed}
-    caught = noticed.issuperset(numbers.unnoticed) if numbers.control_errors else None
+    told = {delivery.collective for delivery in deliveries if delivery.conclusive}
+    caught = told.issuperset(numbers.unnoticed) if numbers.control_errors else None
     return Verdict(
         equal,
         numbers.max_error,

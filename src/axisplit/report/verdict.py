@@ -95,17 +95,28 @@ def _control(verdict: Verdict) -> list[str]:
     errors = verdict.numbers.control_errors
     if not errors:
         return ["no collective to leave out"]
-    caught = "each is noticed" if verdict.control_caught else "NOT each is noticed (needs 10 × the bound)"
+    needed = all(delivery.noticed for delivery in verdict.deliveries)
+    caught = _caught(verdict.control_caught, needed)
     lines = [f"each collective left out in turn: {caught}", *(f"{e:9.3g}  without {n}" for n, e in errors.items())]
     lines += _exactly(verdict.numbers.exact_controls)
     return [*lines, *(text for delivery in verdict.deliveries for text in _delivery(delivery, "output"))]
 
 
+def _caught(control: bool | None, needed: bool) -> str:
+    if not control:
+        return "NOT each is noticed (needs 10 × the bound)"
+    return "each is noticed" if needed else "each is noticed or not needed"
+
+
 def _delivery(delivery: Delivery, compared: str) -> list[str]:
     relation = "within" if delivery.max_error <= delivery.bound else "ABOVE"
     errors = f"{delivery.max_error:.3g}, {relation} its rounding bound {delivery.bound:.3g}"
+    if delivery.noticed:
+        told = "what it delivers was compared itself"
+    else:
+        told = "it delivers what is there without it" if delivery.exercised else "it delivers zeros on these inputs"
     return [
-        f"no {compared} notices {delivery.collective}: what it delivers was compared itself",
+        f"no {compared} notices {delivery.collective}: {told}",
         f"{delivery.missing:9.3g}  without it; error {errors}",
         f"{delivery.exact_missing:9.3g}  without it in float64; error {delivery.exact_error:.2g}",
     ]
@@ -125,10 +136,12 @@ def _gradients(verdict: Verdict) -> list[str]:
     ]
     if not found.control_errors:
         return [*lines, "no collective in backward to leave out"]
-    caught = "each is noticed" if found.control_caught else "NOT each is noticed (needs 10 × the bound)"
+    needed = not found.vanishing and all(delivery.noticed for delivery in found.deliveries)
+    caught = _caught(found.control_caught, needed)
     without = [f"{e:9.3g}  without {n}" for n, e in found.control_errors.items()]
     delivered = [text for delivery in found.deliveries for text in _delivery(delivery, "gradient")]
     without += _exactly(found.exact_controls)
+    without += [f"no gradient notices {name}: it sums what is zero but for rounding" for name in found.vanishing]
     return [*lines, f"each collective of backward left out in turn: {caught}", *without, *delivered]
 
 
