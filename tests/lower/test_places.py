@@ -263,6 +263,19 @@ def test_a_captured_program_is_that_of_the_call_as_it_is_made(ranks, tmp_path):
     assert not axisplit.plan(model, masked, ranks=ranks).on_values
 
 
+def test_a_model_that_breaks_on_values_is_not_planned_with_captured_programs():
+    class Picky(Outer):
+        def forward(self, x):
+            if not isinstance(x, FakeTensor) and x.sum() != 0:
+                raise ValueError("zeros only")
+            return super().forward(x)
+
+    model = perturb(Picky()).eval()
+    with pytest.raises(axisplit.errors.InputError, match=r"does not run on these inputs(?s:.)*ValueError: zeros only"):
+        axisplit.plan(model, torch.randn(2, 5, 32), ranks=2)
+    assert axisplit.plan(model, torch.zeros(2, 5, 32), ranks=2).tiers["attention"] == "captured"
+
+
 def test_a_shard_does_not_keep_the_whole_alive():
     model = perturb(Attention()).eval()
     plan, _ = planned(model, 32)

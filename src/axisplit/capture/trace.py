@@ -84,7 +84,7 @@ def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = (), 
         raise
     except Exception as error:
         if not _needs_values(error):
-            raise _does_not_run(model, inputs, error) from error
+            raise does_not_run(model, inputs, error) from error
         if any(p.is_meta for p in model.parameters()):
             raise CaptureError(
                 "the model's Python looks at values, and there are none",
@@ -102,10 +102,11 @@ def _capture_on_values(model: torch.nn.Module, inputs: Inputs, only: tuple[str, 
     except AxisplitError:
         raise
     except Exception as error:
-        raise _does_not_run(model, inputs, error) from error
+        raise does_not_run(model, inputs, error) from error
 
 
-def _does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> InputError:
+def does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> InputError:
+    """The error of a model that raised one on these inputs."""
     args, kwargs = normalize_inputs(inputs)
     given = {**{str(i): a for i, a in enumerate(args)}, **kwargs}
     shapes = [

@@ -14,7 +14,7 @@ import torch
 from axisplit.axes.derive import derive_axes
 from axisplit.capture.fold import count_of
 from axisplit.capture.randomness import why_random
-from axisplit.capture.trace import Captured, Inputs, capture
+from axisplit.capture.trace import Captured, Inputs, capture, does_not_run
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
 from axisplit.lower.blame import blame, give_up_modules
 from axisplit.lower.captured import can_capture
@@ -93,11 +93,16 @@ def _make_plan(
 def _called_otherwise(plan: Plan, model: torch.nn.Module, inputs: Inputs, phases: tuple[str, ...]) -> bool:
     """Whether a module that is to run a captured program is called in another way on the values of these inputs than it
     was traced on fake tensors. Without values nobody knows; the program will refuse such a call.
+
+    Raises: InputError if the model does not run on the values.
     """
     if not plan.captured or any(p.is_meta for p in model.parameters()):
         return False
-    with calls_watched(model, plan.captured) as otherwise:
-        run_all(model, inputs, phases)
+    try:
+        with calls_watched(model, plan.captured) as otherwise:
+            run_all(model, inputs, phases)
+    except Exception as error:
+        raise does_not_run(model, inputs, error) from error
     return bool(otherwise)
 
 
