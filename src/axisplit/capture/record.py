@@ -27,6 +27,7 @@ from axisplit.capture.graph import Call, Frame, Node, Number, Opaque, Origin, Re
 from axisplit.capture.inplace import functional_form, reshapes_in_place, scatter_of, written_arguments
 from axisplit.capture.integers import match_integers
 from axisplit.capture.modes import FunctionMode, OpMode, under_transform
+from axisplit.capture.shared import SharedModules, is_plain
 from axisplit.capture.trees import leaves
 from axisplit.errors import CaptureError
 
@@ -88,6 +89,7 @@ class Recorder:
         self._versions: dict[int, int] = {}
         self._sharing: dict[int, list[torch.Tensor]] = {}
         self._attributes: set[int] = set()  # tensors that modules hold as plain attributes: others may write to them
+        self._shared = SharedModules()
 
     def mark(self) -> tuple[int, int, int]:
         """Where the recording stands, for `forget_since`."""
@@ -97,6 +99,7 @@ class Recorder:
         """Take back what a pass recorded that did not run to its end."""
         values, nodes, calls = mark
         del self.recording.values[values:], self.recording.nodes[nodes:], self.recording.calls[calls:]
+        self._shared.forget_since(nodes)
         gone = {key: known.tensor for key, known in self._tracked.items() if known.value >= values}
         for key, tensor in gone.items():
             del self._tracked[key]
@@ -351,14 +354,15 @@ class Recorder:
         """Record the calls of a model's modules (hooks for the duration). One that is called under a transform of
         `torch.func` is a part of what called the transform: no value of the graph goes in or out.
         """
-        open_calls: list[tuple[str, int, tuple[tuple[str, int], ...], Any]] = []
+        open_calls: list[tuple[str, int, tuple[tuple[str, int], ...], Any, tuple[Frame, ...]]] = []
 
-        def entering(path: str) -> Callable[..., None]:
+        def entering(path: str, plain: bool) -> Callable[..., None]:
             def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
                 if under_transform():
                     return
                 given = tuple(leaves({**dict(enumerate(args)), **kwargs}, self.value_of))
-                open_calls.append((path, len(self.recording.nodes), given, self._tree((args, kwargs))))
+                frames = self._frames() if plain else ()
+                open_calls.append((path, len(self.recording.nodes), given, self._tree((args, kwargs)), frames))
                 self.module_stack.append(path)
 
             return hook
@@ -368,24 +372,27 @@ class Recorder:
                 if under_transform():
                     return
                 self.module_stack.pop()
-                name, first, inputs, arguments = open_calls.pop()
+                name, first, inputs, arguments, frames = open_calls.pop()
                 outputs = tuple(leaves(output, self.value_of))
                 end = len(self.recording.nodes)
                 result = self._tree(output)
-                self.recording.calls.append(
-                    Call(name, self.phase, first, end, inputs, outputs, arguments, result, module.training)
-                )
+                call = Call(name, self.phase, first, end, inputs, outputs, arguments, result, module.training)
+                self.recording.calls.append(call)
+                if frames:
+                    self._shared.add(call, self.recording.nodes, self.module_stack[-1], frames)
 
             return hook
 
         with ExitStack() as stack:
             for path, module in model.named_modules():
                 self._attributes.update(id(held) for held in vars(module).values() if isinstance(held, torch.Tensor))
-                before = module.register_forward_pre_hook(entering(path), with_kwargs=True, prepend=False)
+                entered = entering(path, is_plain(module))
+                before = module.register_forward_pre_hook(entered, with_kwargs=True, prepend=False)
                 after = module.register_forward_hook(leaving(path), prepend=True)
                 stack.callback(before.remove)
                 stack.callback(after.remove)
             yield
+        self._shared.give_to_callers(self.recording.nodes)
 
     def _tree(self, tree: Any) -> Any:
         """Arguments or a result with tensors as references."""

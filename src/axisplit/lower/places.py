@@ -231,7 +231,7 @@ class Finder:
         uses = [node.index for node, _, _ in self._outside_uses(value, self.producer.get(value))]
         born = self._born(value)
         for call, leaf in self.returned[value]:
-            if self._buried(call):
+            if self._buried(call) or (self._wraps_result(value) and not self._same_out_of(call, leaf, value)):
                 continue
             if call.first_node <= born < call.last_node and all(
                 not call.first_node <= u < call.last_node for u in uses
@@ -243,6 +243,11 @@ class Finder:
     def _alike_at(self, call: Call, leaf: str, value: int) -> bool:
         """Whether every call of the module is given what is to be converted as this value is: a hook sees all."""
         given = [found for other in self.calls[call.module] for name, found in other.inputs if name == leaf]
+        return all(self._conversions(other) == self._conversions(value) for other in given)
+
+    def _same_out_of(self, call: Call, leaf: str, value: int) -> bool:
+        """The same of what every call of the module returns."""
+        given = [found for other in self.calls[call.module] for name, found in other.outputs if name == leaf]
         return all(self._conversions(other) == self._conversions(value) for other in given)
 
     def _conversions(self, value: int) -> tuple[str, frozenset[str]]:
