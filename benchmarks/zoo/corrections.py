@@ -107,8 +107,84 @@ CONFIGS |= {
         "vision_config.adapter_in_dim": 64, "vision_config.adapter_out_dim": 64,
     },
 }  # fmt: skip
+# Types whose sizes are in lists, or tied to each other by more than a name, and which would stay large otherwise.
+_EFFICIENTNET = {
+    "image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 1.0, "hidden_dim": 640,
+    "in_channels": [32, 16, 24, 40], "out_channels": [16, 24, 40, 80], "kernel_sizes": [3, 3, 5, 3],
+    "strides": [1, 2, 2, 2], "num_block_repeats": [1, 2, 2, 2], "expand_ratios": [1, 6, 6, 6], "num_hidden_layers": 28,
+}  # fmt: skip
+_SAM = {
+    "vision_config.output_channels": 64, "vision_config.num_pos_feats": 32, "vision_config.window_size": 3,
+    "prompt_encoder_config.image_embedding_size": 4,
+}  # fmt: skip
+_HIERA = {
+    "image_size": [64, 64], "hidden_size": 12, "embed_dim_per_stage": [12, 24, 48, 96], "blocks_per_stage": [1, 2, 2, 2],
+    "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [2, 4], "window_size_per_stage": [8, 4, 3, 2],
+}  # fmt: skip
+_SAM2_VISION = {
+    **{f"backbone_config.{name}": value for name, value in _HIERA.items()},
+    "backbone_channel_list": [96, 48, 24, 12], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    "fpn_hidden_size": 64,
+}  # fmt: skip
+_SAM3_VISION = {
+    "fpn_hidden_size": 64, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "backbone_config.window_size": 3,
+}  # fmt: skip
+_PROMPT = {"prompt_encoder_config.image_size": 64, "prompt_encoder_config.patch_size": 16}
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_MIMI = {"upsample_groups": 64, "vector_quantization_hidden_dimension": 16, "num_quantizers": 4}
+_DAC = {"encoder_hidden_size": 8, "decoder_hidden_size": 64, "hidden_size": 128, "n_codebooks": 4}
+_VQ = {"base_channels": 32, "channel_multiplier": [1, 2], "latent_channels": 32, "num_embeddings": 64}
+
+CONFIGS |= {
+    "align": {**_inside("vision_config", _EFFICIENTNET), "projection_dim": 40},
+    "bit": {"num_groups": 4},
+    "clap": {
+        "audio_config.spec_size": 128, "audio_config.num_mel_bins": 64, "audio_config.window_size": 4, "audio_config.patch_embeds_hidden_size": 16, "audio_config.hidden_size": 128,
+        "audio_config.num_attention_heads": [2, 4, 4, 8],
+    },
+    "csm": _inside("codec_config", _MIMI),
+    "cvt": {"depth": [1, 2, 3]},
+    "dac": _DAC,
+    "depth_pro": {
+        **CONFIGS["depth_pro"], "scaled_images_feature_dims": [64, 64, 32], "intermediate_feature_dims": [64, 64],
+    },
+    "efficientloftr": {
+        "hidden_size": 64, "stage_num_blocks": [1, 2, 2, 2], "out_features": [16, 16, 32, 64],
+        "num_attention_heads": 8, "num_key_value_heads": 8,
+    },
+    "efficientnet": _EFFICIENTNET,
+    "ernie4_5_vl_moe": {
+        "text_config.rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "mrope_section": [3, 3, 2]},
+        "text_config.moe_intermediate_size": [64, 32],
+    },
+    "fastspeech2_conformer_with_hifigan": {"vocoder_config.model_in_dim": 16},
+    "focalnet": {"embed_dim": 16, "hidden_sizes": [32, 64, 128, 128]},
+    "groupvit": {
+        "vision_config.hidden_size": 64, "vision_config.num_group_tokens": [8, 4, 0],
+        "vision_config.num_output_groups": [8, 4, 4],
+    },
+    "hgnet_v2": {
+        "stem_channels": [3, 8, 12], "stage_in_channels": [12, 16, 32, 64], "stage_mid_channels": [8, 8, 16, 24],
+        "stage_out_channels": [16, 32, 64, 128], "stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [2, 2, 2, 2],
+    },
+    "janus": _inside("vq_config", _VQ),
+    "lilt": {"hidden_size": 96, "intermediate_size": 192},
+    "mask2former": {"backbone_config.out_features": _STAGES},
+    "maskformer": {"backbone_config.out_features": _STAGES},
+    "mimi": _MIMI,
+    "mobilevitv2": {"image_size": 128, "width_multiplier": 0.25, "n_attn_blocks": [2, 2, 2]},
+    "pe_audio": _inside("audio_config.dac_config", _DAC),
+    "pe_audio_encoder": _inside("dac_config", _DAC),
+    "sam": _SAM,
+    "sam_hq": _SAM,
+    "sam2": {**_inside("vision_config", _SAM2_VISION), **_PROMPT},
+    "sam2_hiera_det_model": _HIERA,
+    "sam2_vision_model": _SAM2_VISION,
+    "sam3_tracker": _inside("vision_config", _SAM3_VISION),
+}  # fmt: skip
 REMOVED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), ("feature_size",)),
+    "efficientloftr": ("stage_in_channels", "stage_block_stride", "stage_block_out_channels", "stage_block_in_channels"),
     "zamba": ("layer_types", "hybrid_layer_ids"),
     "zamba2": ("layer_types", "hybrid_layer_ids"),
 }
@@ -226,6 +302,10 @@ def _frames(length: int, mels: int) -> Inputs:
     }
 
 
+def _clap(model: Any) -> Inputs:
+    return {"input_ids": _ids(), "input_features": _floats(BATCH, 1, 64, model.config.audio_config.num_mel_bins)}
+
+
 def _stacked_frames(model: Any) -> Inputs:
     return _frames(32, model.config.num_mel_bins * model.config.num_stacked_frames)
 
@@ -240,6 +320,7 @@ def _channels_first(model: Any) -> Inputs:
 INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "blip_2_qformer": _query_former,
     "blt": lambda _: {"input_ids": _ids(), "use_cache": False},
+    "clap": _clap,
     "clap_audio_model": lambda _: {"input_features": _floats(BATCH, 1, 64, 64)},
     "decision_transformer": _decision,
     "depth_pro": lambda _: {"pixel_values": _floats(BATCH, 3, 64, 64)},
