@@ -184,7 +184,12 @@ CONFIGS |= {
 }  # fmt: skip
 REMOVED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), ("feature_size",)),
-    "efficientloftr": ("stage_in_channels", "stage_block_stride", "stage_block_out_channels", "stage_block_in_channels"),
+    "efficientloftr": (
+        "stage_in_channels",
+        "stage_block_stride",
+        "stage_block_out_channels",
+        "stage_block_in_channels",
+    ),
     "zamba": ("layer_types", "hybrid_layer_ids"),
     "zamba2": ("layer_types", "hybrid_layer_ids"),
 }

@@ -10,6 +10,10 @@ from typing import Any, Literal
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
+from benchmarks.vision import import_timm
+
+import_timm()  # before transformers, which looks for it once; the types that need it raise ImportError without it
+
 import torch
 import transformers
 from torch import Tensor, nn
