@@ -118,8 +118,9 @@ _SAM = {
     "prompt_encoder_config.image_embedding_size": 4,
 }  # fmt: skip
 _HIERA = {
-    "image_size": [64, 64], "hidden_size": 12, "embed_dim_per_stage": [12, 24, 48, 96], "blocks_per_stage": [1, 2, 2, 2],
-    "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [2, 4], "window_size_per_stage": [8, 4, 3, 2],
+    "image_size": [64, 64], "hidden_size": 12, "embed_dim_per_stage": [12, 24, 48, 96],
+    "blocks_per_stage": [1, 2, 2, 2], "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [2, 4],
+    "window_size_per_stage": [8, 4, 3, 2],
 }  # fmt: skip
 _SAM2_VISION = {
     **{f"backbone_config.{name}": value for name, value in _HIERA.items()},
@@ -131,6 +132,16 @@ _SAM3_VISION = {
 }  # fmt: skip
 _PROMPT = {"prompt_encoder_config.image_size": 64, "prompt_encoder_config.patch_size": 16}
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_HGNET = {
+    "stem_channels": [3, 8, 12], "stage_in_channels": [12, 16, 32, 64], "stage_mid_channels": [8, 8, 16, 24],
+    "stage_out_channels": [16, 32, 64, 128], "stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [2, 2, 2, 2],
+    "hidden_sizes": [16, 32, 64, 128],
+}  # fmt: skip
+_DFINE = {
+    **{f"backbone_config.{name}": value for name, value in _HGNET.items()},
+    "backbone_config.out_features": _STAGES[1:], "encoder_in_channels": [32, 64, 128],
+    "decoder_in_channels": [64, 64, 64],
+}  # fmt: skip
 _MIMI = {"upsample_groups": 64, "vector_quantization_hidden_dimension": 16, "num_quantizers": 4}
 _DAC = {"encoder_hidden_size": 8, "decoder_hidden_size": 64, "hidden_size": 128, "n_codebooks": 4}
 _VQ = {"base_channels": 32, "channel_multiplier": [1, 2], "latent_channels": 32, "num_embeddings": 64}
@@ -139,7 +150,8 @@ CONFIGS |= {
     "align": {**_inside("vision_config", _EFFICIENTNET), "projection_dim": 40},
     "bit": {"num_groups": 4},
     "clap": {
-        "audio_config.spec_size": 128, "audio_config.num_mel_bins": 64, "audio_config.window_size": 4, "audio_config.patch_embeds_hidden_size": 16, "audio_config.hidden_size": 128,
+        "audio_config.spec_size": 128, "audio_config.num_mel_bins": 64, "audio_config.window_size": 4,
+        "audio_config.patch_embeds_hidden_size": 16, "audio_config.hidden_size": 128,
         "audio_config.num_attention_heads": [2, 4, 4, 8],
     },
     "csm": _inside("codec_config", _MIMI),
@@ -153,6 +165,8 @@ CONFIGS |= {
         "num_attention_heads": 8, "num_key_value_heads": 8,
     },
     "efficientnet": _EFFICIENTNET,
+    "d_fine": _DFINE,
+    "deimv2": _DFINE,
     "ernie4_5_vl_moe": {
         "text_config.rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "mrope_section": [3, 3, 2]},
         "text_config.moe_intermediate_size": [64, 32],
@@ -163,10 +177,7 @@ CONFIGS |= {
         "vision_config.hidden_size": 64, "vision_config.num_group_tokens": [8, 4, 0],
         "vision_config.num_output_groups": [8, 4, 4],
     },
-    "hgnet_v2": {
-        "stem_channels": [3, 8, 12], "stage_in_channels": [12, 16, 32, 64], "stage_mid_channels": [8, 8, 16, 24],
-        "stage_out_channels": [16, 32, 64, 128], "stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [2, 2, 2, 2],
-    },
+    "hgnet_v2": _HGNET,
     "janus": _inside("vq_config", _VQ),
     "lilt": {"hidden_size": 96, "intermediate_size": 192},
     "mask2former": {"backbone_config.out_features": _STAGES},
@@ -181,6 +192,69 @@ CONFIGS |= {
     "sam2_hiera_det_model": _HIERA,
     "sam2_vision_model": _SAM2_VISION,
     "sam3_tracker": _inside("vision_config", _SAM3_VISION),
+}  # fmt: skip
+CONFIGS |= {
+    "hunyuan_vl": {"text_config.head_dim": 16},
+    "hunyuan_vl_text": {"head_dim": 16},
+    "instructblip": {"image_token_index": 5},
+    "instructblipvideo": {"video_token_index": 5},
+    "kosmos-2": {"latent_query_num": 4},
+    "lw_detr": {
+        "backbone_config.image_size": 64, "backbone_config.patch_size": 8, "backbone_config.out_features": _STAGES[:2],
+        "backbone_config.window_block_indices": [0],
+    },
+    "lxmert": {"visual_pos_dim": 4, "l_layers": 2, "x_layers": 2, "r_layers": 2},
+    "mimi_decoder": _MIMI,
+    "mm-grounding-dino": CONFIGS["grounding-dino"],
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "oneformer": {"backbone_config.out_features": _STAGES},
+    "sam3": _inside("vision_config", _SAM3_VISION),
+    "sam3_lite_text": _inside("vision_config", _SAM3_VISION),
+}
+# The backbones of timm: its own tiny ResNet where only a name can be given, else its models with fewer and narrower layers.
+_TIMM_BACKBONE = {"backbone_config.backbone": "test_resnet", "backbone_config.out_indices": [1, 2, 3, 4]}
+_PE_VIT = {
+    "img_size": 56, "embed_dim": 64, "depth": 2, "num_heads": 4, "attn_pool_num_heads": 4, "ref_feat_shape": [4, 4],
+}  # fmt: skip
+_EDGETAM_VISION = {
+    "backbone_config.architecture": "repvit_m1",
+    "backbone_config.model_args": {
+        "in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3], "embed_dim": [8, 16, 32, 64],
+        "depth": [2, 2, 2, 2],
+    },
+    "backbone_channel_list": [64, 32, 16, 8], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    "fpn_hidden_size": 64,
+}  # fmt: skip
+_MOBILENET_V5 = {"channel_multiplier": 0.125}
+
+CONFIGS |= {
+    **dict.fromkeys(("conditional_detr", "detr", "table-transformer"), _TIMM_BACKBONE),
+    "dab-detr": {**CONFIGS["dab-detr"], **_TIMM_BACKBONE},
+    "deformable_detr": {**_TIMM_BACKBONE, "backbone_config.out_indices": [2, 3, 4]},
+    "edgetam": {**_inside("vision_config", _EDGETAM_VISION), **_PROMPT},
+    "edgetam_vision_model": _EDGETAM_VISION,
+    "fast_vlm": {
+        "vision_config.model_args": {
+            "inference_mode": True, "layers": [1, 2, 2, 2, 2], "embed_dims": [16, 32, 32, 64, 64],
+        },
+        "vision_config.hidden_size": 128,
+    },
+    "gemma3n": {"vision_config.model_args": _MOBILENET_V5},
+    "gemma3n_vision": {"model_args": _MOBILENET_V5},
+    "pe_audio_video": {
+        **_inside("audio_video_config.audio_config.dac_config", _DAC),
+        "audio_video_config.video_config.vision_config.model_args": _PE_VIT,
+    },
+    "pe_audio_video_encoder": {
+        **_inside("audio_config.dac_config", _DAC), "video_config.vision_config.model_args": _PE_VIT,
+    },
+    "pe_video": {"video_config.vision_config.model_args": _PE_VIT},
+    "pe_video_encoder": {"vision_config.model_args": _PE_VIT},
+    "perception_lm": {
+        "vision_config.architecture": "vit_pe_lang_large_patch14_448", "vision_config.model_args": _PE_VIT,
+    },
+    "timm_backbone": {"backbone": "test_resnet"},
+    "timm_wrapper": {"model_args": {"layers": [2, 2, 2, 2], "channels": [16, 16, 32, 32]}},
 }  # fmt: skip
 REMOVED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), ("feature_size",)),
@@ -322,6 +396,79 @@ def _channels_first(model: Any) -> Inputs:
     }
 
 
+def _patches(model: Any) -> Inputs:
+    """Patches of one image of four by four, [N, C, P, P]."""
+    patch = model.config.patch_size
+    return {"pixel_values": _floats(16, 3, patch, patch), "grid_thw": torch.tensor([[1, 4, 4]])}
+
+
+def _merged_patches(model: Any) -> Inputs:
+    """Squares of merged patches, [N, side, side, C]; the grid counts squares."""
+    side = model.config.patch_size * model.config.spatial_merge_size
+    return {"pixel_values": _floats(16, side, side, 3), "image_grid_thw": torch.tensor([[1, 4, 4]])}
+
+
+def _packed_patches(model: Any) -> Inputs:
+    """Two images of four by four patches in one row, [1, C, P, N P]."""
+    patch = model.config.patch_size
+    return {"pixel_values": _floats(1, 3, patch, 32 * patch), "target_sizes": torch.tensor([[4, 4], [4, 4]])}
+
+
+def _idefics(model: Any) -> Inputs:
+    size = model.config.vision_config.image_size
+    return {
+        "input_ids": _ids(),
+        "pixel_values": _floats(BATCH, 1, 3, size, size),
+        "image_attention_mask": torch.ones(BATCH, LENGTH, 1, dtype=torch.long),
+    }
+
+
+def _instruct_blip(model: Any) -> Inputs:
+    return {**_blip(model), "qformer_input_ids": _ids()}
+
+
+def _instruct_blip_video(model: Any) -> Inputs:
+    """Two frames, the tokens of which come before the text."""
+    config, frames = model.config, 2
+    ids, size = _ids(), config.vision_config.image_size
+    ids[:, : config.num_query_tokens * frames] = config.video_token_index
+    return {"input_ids": ids, "pixel_values": _floats(BATCH, frames, 3, size, size), "qformer_input_ids": _ids()}
+
+
+def _glimmer(model: Any) -> Inputs:
+    width = model.config.hidden_size
+    return {
+        "noise_embeds": _floats(BATCH, 8, width),
+        "context_hidden_states": _floats(BATCH, LENGTH, width * len(model.config.target_layer_ids)),
+    }
+
+
+def _oneformer(model: Any) -> Inputs:
+    length = model.config.task_seq_len
+    return {"pixel_values": _floats(BATCH, 3, 64, 64), "task_inputs": _ids().repeat(1, 7)[:, :length].float()}
+
+
+def _video(model: Any) -> Inputs:
+    return {"pixel_values_videos": _floats(BATCH, 4, 3, 56, 56)}
+
+
+def _sound_and_video(model: Any) -> Inputs:
+    return {**_video(model), "input_values": _floats(BATCH, 1, 8000)}
+
+
+def _action(model: Any) -> Inputs:
+    vision, dit = model.config.vlm_config.vision_config, model.config.dit_config
+    ids = _ids()
+    ids[:, :4] = model.config.vlm_config.image_token_index
+    return {
+        "action_embeds": _floats(BATCH, 6, dit.hidden_size),
+        "input_ids": ids,
+        "pixel_values": _floats(BATCH, 1, 3, vision.image_size, vision.image_size),
+        "pixel_attention_mask": torch.ones(BATCH, 1, dtype=torch.bool),
+        "attention_mask": torch.ones(BATCH, LENGTH, dtype=torch.long),
+    }
+
+
 INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "blip_2_qformer": _query_former,
     "blt": lambda _: {"input_ids": _ids(), "use_cache": False},
@@ -336,7 +483,22 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "kosmos-2": _kosmos2,
     "lxmert": _lxmert,
     "perceiver": lambda _: {"inputs": _floats(BATCH, LENGTH, 64)},
-    "muse_glimmer_assistant": lambda _: {"noise_embeds": _floats(BATCH, LENGTH, 64)},
+    "idefics": _idefics,
+    "inkling2_vision": _merged_patches,
+    "instructblip": _instruct_blip,
+    "instructblipvideo": _instruct_blip_video,
+    "kimi_k25_vision": _patches,
+    "lightglue": lambda _: {"pixel_values": _floats(1, 2, 3, 64, 64)},
+    "mimi_decoder": lambda model: {"latents": _floats(BATCH, model.config.hidden_size, 8)},
+    "minicpm_ocr_vision": _packed_patches,
+    "minicpmv4_7_vision": _packed_patches,
+    "muse_glimmer_assistant": _glimmer,
+    "muse_spark_audio": lambda _: {"input_values": _floats(BATCH, 3840)},
+    "oneformer": _oneformer,
+    "pe_audio_video_encoder": _sound_and_video,
+    "pe_video": lambda model: {"input_ids": _ids(), **_video(model)},
+    "pe_video_encoder": _video,
+    "pi0": _action,
     "qwen3_asr_encoder": _channels_first,
     "xmod": _xmod,
 }
