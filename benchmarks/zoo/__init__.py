@@ -6,6 +6,9 @@ Everything is generic (names of fields, names of arguments) but `corrections`, w
 `build` goes through `fields.LEVELS`, ever milder, until a model is built and runs.
 """
 
+from benchmarks.zoo import environment  # noqa: F401  # before anything that imports transformers
+
+# isort: split
 from benchmarks.zoo.model import build, model_types
 
 __all__ = ["build", "model_types"]

@@ -193,25 +193,34 @@ CONFIGS |= {
     "sam2_vision_model": _SAM2_VISION,
     "sam3_tracker": _inside("vision_config", _SAM3_VISION),
 }  # fmt: skip
+_HUNYUAN = {
+    "head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+}  # fmt: skip
+
 CONFIGS |= {
-    "hunyuan_vl": {"text_config.head_dim": 16},
-    "hunyuan_vl_text": {"head_dim": 16},
+    "hunyuan_vl": _inside("text_config", _HUNYUAN),
+    "hunyuan_vl_text": _HUNYUAN,
     "instructblip": {"image_token_index": 5},
     "instructblipvideo": {"video_token_index": 5},
     "kosmos-2": {"latent_query_num": 4},
+    "lightglue": {
+        "keypoint_detector_config.keypoint_decoder_dim": 65,
+        "keypoint_detector_config.encoder_hidden_sizes": [16, 16, 32, 32],
+    },
     "lw_detr": {
         "backbone_config.image_size": 64, "backbone_config.patch_size": 8, "backbone_config.out_features": _STAGES[:2],
-        "backbone_config.window_block_indices": [0],
+        "backbone_config.window_block_indices": [0], "projector_scale_factors": [1.0],
     },
     "lxmert": {"visual_pos_dim": 4, "l_layers": 2, "x_layers": 2, "r_layers": 2},
     "mimi_decoder": _MIMI,
     "mm-grounding-dino": CONFIGS["grounding-dino"],
     "moonshine_streaming": {"num_key_value_heads": 4},
+    "nemotron3_5_asr": {"default_prompt_id": 101},
     "oneformer": {"backbone_config.out_features": _STAGES},
     "sam3": _inside("vision_config", _SAM3_VISION),
     "sam3_lite_text": _inside("vision_config", _SAM3_VISION),
-}
-# The backbones of timm: its own tiny ResNet where only a name can be given, else its models with fewer and narrower layers.
+}  # fmt: skip
+# The backbones of timm: its own tiny ResNet where only a name can be given, else fewer and narrower layers.
 _TIMM_BACKBONE = {"backbone_config.backbone": "test_resnet", "backbone_config.out_indices": [1, 2, 3, 4]}
 _PE_VIT = {
     "img_size": 56, "embed_dim": 64, "depth": 2, "num_heads": 4, "attn_pool_num_heads": 4, "ref_feat_shape": [4, 4],
@@ -440,6 +449,26 @@ def _glimmer(model: Any) -> Inputs:
     return {
         "noise_embeds": _floats(BATCH, 8, width),
         "context_hidden_states": _floats(BATCH, LENGTH, width * len(model.config.target_layer_ids)),
+        "attention_mask": torch.ones(BATCH, LENGTH + 8, dtype=torch.long),
+    }
+
+
+def _neucodec(model: Any) -> Inputs:
+    mels = model.config.semantic_model_config.feature_projection_input_dim
+    return {"input_values": _floats(BATCH, 1, 3200), "input_features": _floats(BATCH, 10, mels)}
+
+
+def _omdet(model: Any) -> Inputs:
+    """Two classes to look for in each image."""
+    classes = 2 * BATCH
+    ids = _ids()
+    return {
+        "pixel_values": _floats(BATCH, 3, 64, 64),
+        "classes_input_ids": ids.repeat(2, 1),
+        "classes_attention_mask": torch.ones(classes, LENGTH, dtype=torch.long),
+        "tasks_input_ids": ids,
+        "tasks_attention_mask": torch.ones(BATCH, LENGTH, dtype=torch.long),
+        "classes_structure": torch.tensor([2] * BATCH),
     }
 
 
@@ -494,6 +523,8 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "minicpmv4_7_vision": _packed_patches,
     "muse_glimmer_assistant": _glimmer,
     "muse_spark_audio": lambda _: {"input_values": _floats(BATCH, 3840)},
+    "neucodec": _neucodec,
+    "omdet-turbo": _omdet,
     "oneformer": _oneformer,
     "pe_audio_video_encoder": _sound_and_video,
     "pe_video": lambda model: {"input_ids": _ids(), **_video(model)},

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from typing import Any, Literal
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-
-from benchmarks.vision import import_timm
-
-import_timm()  # before transformers, which looks for it once; the types that need it raise ImportError without it
 
 import torch
 import transformers
