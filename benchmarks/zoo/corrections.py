@@ -29,7 +29,10 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
     },
     "blip-2": {"image_token_index": 5},
     "bros": {"dim_bbox_sinusoid_emb_2d": 16, "dim_bbox_sinusoid_emb_1d": 2, "dim_bbox_projection": 16},
-    "chameleon": {"vocabulary_map": {"<image>": 5, "IMGIMGBBBAZ": 6}},
+    "chameleon": {
+        "vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 2],
+        "vocabulary_map": {"<image>": 5, "IMGIMGBBBAZ": 6},
+    },
     "dab-detr": {"query_dim": 4},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
@@ -193,9 +196,8 @@ CONFIGS |= {
     "sam2_vision_model": _SAM2_VISION,
     "sam3_tracker": _inside("vision_config", _SAM3_VISION),
 }  # fmt: skip
-_HUNYUAN = {
-    "head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
-}  # fmt: skip
+_HUNYUAN = {"head_dim": 16, "rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}
+_GLM_ROPE = {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
 
 CONFIGS |= {
     "hunyuan_vl": _inside("text_config", _HUNYUAN),
@@ -210,11 +212,21 @@ CONFIGS |= {
     "lw_detr": {
         "backbone_config.image_size": 64, "backbone_config.patch_size": 8, "backbone_config.out_features": _STAGES[:2],
         "backbone_config.window_block_indices": [0], "projector_scale_factors": [1.0],
+        "projector_in_channels": [64], "num_feature_levels": 1,
     },
     "lxmert": {"visual_pos_dim": 4, "l_layers": 2, "x_layers": 2, "r_layers": 2},
     "mimi_decoder": _MIMI,
     "mm-grounding-dino": CONFIGS["grounding-dino"],
     "moonshine_streaming": {"num_key_value_heads": 4},
+    "encodec": {"codebook_dim": 64},
+    "glm4v_moe": {"text_config.rope_parameters": _GLM_ROPE},
+    "glm4v_moe_text": {"rope_parameters": _GLM_ROPE},
+    "neucodec": {"quantization_dim": 128},
+    "omdet-turbo": {"backbone_config.out_indices": [0, 1, 2], "encoder_in_channels": [96, 192, 384]},
+    "paddleocr_vl": {"text_config.rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}},
+    "pocket_tts_audio_tokenizer": {"upsample_groups": 64},
+    "pocket_tts_audio_tokenizer_decoder": {"upsample_groups": 64},
+    "pp_doclayout_v3": {**_DFINE, "backbone_config.out_features": _STAGES, "x4_feat_dim": 16},
     "nemotron3_5_asr": {"default_prompt_id": 101},
     "oneformer": {"backbone_config.out_features": _STAGES},
     "sam3": _inside("vision_config", _SAM3_VISION),
@@ -234,7 +246,7 @@ _EDGETAM_VISION = {
     "backbone_channel_list": [64, 32, 16, 8], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
     "fpn_hidden_size": 64,
 }  # fmt: skip
-_MOBILENET_V5 = {"channel_multiplier": 0.125}
+_MOBILENET_V5 = {"channel_multiplier": 0.0625}
 
 CONFIGS |= {
     **dict.fromkeys(("conditional_detr", "detr", "table-transformer"), _TIMM_BACKBONE),
@@ -518,6 +530,7 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "instructblipvideo": _instruct_blip_video,
     "kimi_k25_vision": _patches,
     "lightglue": lambda _: {"pixel_values": _floats(1, 2, 3, 64, 64)},
+    "pocket_tts_audio_tokenizer_decoder": lambda model: {"latents": _floats(BATCH, model.config.hidden_size, 8)},
     "mimi_decoder": lambda model: {"latents": _floats(BATCH, model.config.hidden_size, 8)},
     "minicpm_ocr_vision": _packed_patches,
     "minicpmv4_7_vision": _packed_patches,
