@@ -196,7 +196,9 @@ CONFIGS |= {
     "sam2_vision_model": _SAM2_VISION,
     "sam3_tracker": _inside("vision_config", _SAM3_VISION),
 }  # fmt: skip
-_HUNYUAN = {"head_dim": 16, "rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}
+_MROPE = {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}
+_HUNYUAN = {"head_dim": 16, **_MROPE}
+_RT_DETR = {"backbone_config.out_features": _STAGES[1:], "decoder_in_channels": [64, 64, 64]}
 _GLM_ROPE = {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
 
 CONFIGS |= {
@@ -221,11 +223,27 @@ CONFIGS |= {
     "encodec": {"codebook_dim": 64},
     "glm4v_moe": {"text_config.rope_parameters": _GLM_ROPE},
     "glm4v_moe_text": {"rope_parameters": _GLM_ROPE},
-    "neucodec": {"quantization_dim": 128},
-    "omdet-turbo": {"backbone_config.out_indices": [0, 1, 2], "encoder_in_channels": [96, 192, 384]},
-    "paddleocr_vl": {"text_config.rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}},
+    "neucodec": {"quantization_dim": 128, "encoder_hidden_size": 4, "downsampling_ratios": [2, 4, 4]},
+    "omdet-turbo": {
+        "backbone_config.out_indices": [0, 1, 2], "encoder_in_channels": [96, 192, 384],
+        "vision_features_channels": [64, 64, 64],
+    },
+    "paddleocr_vl": _inside("text_config", _MROPE),
     "pocket_tts_audio_tokenizer": {"upsample_groups": 64},
     "pocket_tts_audio_tokenizer_decoder": {"upsample_groups": 64},
+    "pp_doclayout_v4": _DFINE,
+    "pp_ocrv5_server_rec": _inside("backbone_config", _HGNET),
+    "pp_ocrv6_small_det": {
+        "backbone_config.out_features": _STAGES, "layer_list_out_channels": [96, 96, 192, 384],
+    },
+    "pvt": {"num_encoder_blocks": 4},
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl"), _inside("text_config", _MROPE)),
+    "rt_detr": _RT_DETR,
+    "rt_detr_v2": _RT_DETR,
+    "seggpt": {"num_hidden_layers": 4, "merge_index": 1, "intermediate_hidden_state_indices": [2, 3]},
+    "step3p7": {"text_config.sliding_window": 8},
+    "t5gemma2_encoder": {"text_config.dropout_rate": 0.0},
+    "textnet": {"image_size": 64},
     "pp_doclayout_v3": {**_DFINE, "backbone_config.out_features": _STAGES, "x4_feat_dim": 16},
     "nemotron3_5_asr": {"default_prompt_id": 101},
     "oneformer": {"backbone_config.out_features": _STAGES},
@@ -411,9 +429,10 @@ def _stacked_frames(model: Any) -> Inputs:
 
 
 def _channels_first(model: Any) -> Inputs:
+    length = 2 * model.config.n_window
     return {
-        "input_features": _floats(BATCH, model.config.num_mel_bins, 64),
-        "input_features_mask": torch.ones(BATCH, 64, dtype=torch.long),
+        "input_features": _floats(BATCH, model.config.num_mel_bins, length),
+        "input_features_mask": torch.ones(BATCH, length, dtype=torch.long),
     }
 
 
@@ -462,6 +481,40 @@ def _glimmer(model: Any) -> Inputs:
         "noise_embeds": _floats(BATCH, 8, width),
         "context_hidden_states": _floats(BATCH, LENGTH, width * len(model.config.target_layer_ids)),
         "attention_mask": torch.ones(BATCH, LENGTH + 8, dtype=torch.long),
+    }
+
+
+def _patch_rows(patch: int) -> Inputs:
+    """Flattened patches of images of four by four, none of them padding."""
+    return {
+        "pixel_values": _floats(BATCH, 16, 3 * patch**2),
+        "pixel_attention_mask": torch.ones(BATCH, 16, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
+    }
+
+
+def _udop(model: Any) -> Inputs:
+    boxes = torch.rand(BATCH, LENGTH, 2, generator=_generator())
+    size = model.config.image_size
+    return {
+        "input_ids": _ids(),
+        "bbox": torch.cat([boxes / 2, boxes / 2 + 0.25], -1),
+        "pixel_values": _floats(BATCH, 3, size, size),
+        "decoder_input_ids": _ids()[:, :8],
+    }
+
+
+def _speech(model: Any) -> Inputs:
+    width = model.config.hidden_size
+    return {"input_values": _floats(BATCH, LENGTH, width), "decoder_input_values": _floats(BATCH, 8, width)}
+
+
+def _timesfm(model: Any) -> Inputs:
+    length = model.config.context_length
+    return {
+        "past_values": _floats(BATCH, length),
+        "past_values_padding": torch.zeros(BATCH, length),
+        "freq": torch.zeros(BATCH, 1, dtype=torch.long),
     }
 
 
@@ -543,6 +596,12 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "pe_video": lambda model: {"input_ids": _ids(), **_video(model)},
     "pe_video_encoder": _video,
     "pi0": _action,
+    "pp_ocrv5_mobile_rec": lambda _: {"pixel_values": _floats(BATCH, 3, 48, 160)},
     "qwen3_asr_encoder": _channels_first,
+    "siglip2": lambda model: {"input_ids": _ids(), **_patch_rows(model.config.vision_config.patch_size)},
+    "siglip2_vision_model": lambda model: _patch_rows(model.config.patch_size),
+    "speecht5": _speech,
+    "timesfm": _timesfm,
+    "udop": _udop,
     "xmod": _xmod,
 }
