@@ -223,7 +223,9 @@ CONFIGS |= {
     "encodec": {"codebook_dim": 64},
     "glm4v_moe": {"text_config.rope_parameters": _GLM_ROPE},
     "glm4v_moe_text": {"rope_parameters": _GLM_ROPE},
-    "neucodec": {"quantization_dim": 128, "encoder_hidden_size": 4, "downsampling_ratios": [2, 4, 4]},
+    **dict.fromkeys(
+        ("neucodec", "xcodec2"), {"quantization_dim": 128, "encoder_hidden_size": 4, "downsampling_ratios": [2, 4, 4]}
+    ),
     "omdet-turbo": {
         "backbone_config.out_indices": [0, 1, 2], "encoder_in_channels": [96, 192, 384],
         "vision_features_channels": [64, 64, 64],
@@ -240,10 +242,19 @@ CONFIGS |= {
     **dict.fromkeys(("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl"), _inside("text_config", _MROPE)),
     "rt_detr": _RT_DETR,
     "rt_detr_v2": _RT_DETR,
-    "seggpt": {"num_hidden_layers": 4, "merge_index": 1, "intermediate_hidden_state_indices": [2, 3]},
+    "seggpt": {"num_hidden_layers": 4, "merge_index": 1, "intermediate_hidden_state_indices": [2, 3], "image_size": [64, 32]},
     "step3p7": {"text_config.sliding_window": 8},
     "t5gemma2_encoder": {"text_config.dropout_rate": 0.0},
-    "textnet": {"image_size": 64},
+    "textnet": {"image_size": [64, 64], "stem_out_channels": 8},
+    "tvp": {"max_img_size": 64, "visual_prompt_size": 8, "num_frames": 4},
+    "vibevoice_acoustic_tokenizer": {"num_filters": 2},
+    "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 2},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 2},
+    "vjepa2": {"frames_per_clip": 8},
+    "xcodec": {
+        "acoustic_model_config.encoder_hidden_size": 8, "acoustic_model_config.decoder_hidden_size": 64,
+        "acoustic_model_config.hidden_size": 128, "codebook_dim": 192,
+    },
     "pp_doclayout_v3": {**_DFINE, "backbone_config.out_features": _STAGES, "x4_feat_dim": 16},
     "nemotron3_5_asr": {"default_prompt_id": 101},
     "oneformer": {"backbone_config.out_features": _STAGES},
@@ -504,6 +515,12 @@ def _udop(model: Any) -> Inputs:
     }
 
 
+def _seggpt(model: Any) -> Inputs:
+    height, width = model.config.image_size
+    images = ("pixel_values", "prompt_pixel_values", "prompt_masks")
+    return {name: _floats(BATCH, 3, height // 2, width) for name in images}
+
+
 def _speech(model: Any) -> Inputs:
     width = model.config.hidden_size
     return {"input_values": _floats(BATCH, LENGTH, width), "decoder_input_values": _floats(BATCH, 8, width)}
@@ -596,12 +613,24 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "pe_video": lambda model: {"input_ids": _ids(), **_video(model)},
     "pe_video_encoder": _video,
     "pi0": _action,
-    "pp_ocrv5_mobile_rec": lambda _: {"pixel_values": _floats(BATCH, 3, 48, 160)},
+    "pp_ocrv5_mobile_rec": lambda _: {"pixel_values": _floats(BATCH, 3, 80, 160)},
     "qwen3_asr_encoder": _channels_first,
     "siglip2": lambda model: {"input_ids": _ids(), **_patch_rows(model.config.vision_config.patch_size)},
     "siglip2_vision_model": lambda model: _patch_rows(model.config.patch_size),
     "speecht5": _speech,
     "timesfm": _timesfm,
+    "seggpt": _seggpt,
     "udop": _udop,
+    "univnet": lambda _: {"input_features": _floats(BATCH, 16, 16), "noise_sequence": _floats(BATCH, 16, 64)},
+    "vibevoice_acoustic_tokenizer_decoder": lambda model: {"hidden_states": _floats(BATCH, model.config.hidden_size, 6)},
+    "vibevoice_acoustic_tokenizer_encoder": lambda _: {"hidden_states": _floats(BATCH, 1, 3200)},
+    "video_llama_3_vision": lambda model: {
+        "pixel_values": _floats(16, 3 * model.config.patch_size**2),
+        "grid_thw": torch.tensor([[1, 4, 4]]),
+        "merge_sizes": torch.tensor([2]),
+    },
+    "voxtral_realtime": lambda _: {"input_ids": _ids(), "input_features": _floats(BATCH, 16, 96)},
+    "xcodec": lambda _: {"input_values": _floats(BATCH, 1, 4000)},
+    "xcodec2": _neucodec,
     "xmod": _xmod,
 }
