@@ -228,7 +228,8 @@ CONFIGS |= {
     ),
     "omdet-turbo": {
         "backbone_config.out_indices": [0, 1, 2], "encoder_in_channels": [96, 192, 384],
-        "vision_features_channels": [64, 64, 64],
+        "vision_features_channels": [64, 64, 64], "class_embed_dim": 96,
+        "text_config.hidden_size": 96, "text_projection_in_dim": 96, "text_projection_out_dim": 96,
     },
     "paddleocr_vl": _inside("text_config", _MROPE),
     "pocket_tts_audio_tokenizer": {"upsample_groups": 64},
@@ -250,6 +251,11 @@ CONFIGS |= {
     "vibevoice_acoustic_tokenizer": {"num_filters": 2},
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 2},
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 2},
+    "univnet": {"model_hidden_channels": 8},
+    "vibevoice": {"audio_config.num_filters": 2, "semantic_model_config.num_filters": 2},
+    "vibevoice_asr": {
+        "acoustic_tokenizer_encoder_config.num_filters": 2, "semantic_tokenizer_encoder_config.num_filters": 2,
+    },
     "vjepa2": {"frames_per_clip": 8},
     "xcodec": {
         "acoustic_model_config.encoder_hidden_size": 8, "acoustic_model_config.decoder_hidden_size": 64,
@@ -537,7 +543,7 @@ def _timesfm(model: Any) -> Inputs:
 
 def _neucodec(model: Any) -> Inputs:
     mels = model.config.semantic_model_config.feature_projection_input_dim
-    return {"input_values": _floats(BATCH, 1, 3200), "input_features": _floats(BATCH, 10, mels)}
+    return {"input_values": _floats(BATCH, 1, 320), "input_features": _floats(BATCH, 10, mels)}
 
 
 def _omdet(model: Any) -> Inputs:
@@ -620,9 +626,12 @@ INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
     "speecht5": _speech,
     "timesfm": _timesfm,
     "seggpt": _seggpt,
+    "tvp": lambda _: {"input_ids": _ids()[:1], "pixel_values": _floats(1, 4, 3, 64, 64)},
     "udop": _udop,
     "univnet": lambda _: {"input_features": _floats(BATCH, 16, 16), "noise_sequence": _floats(BATCH, 16, 64)},
-    "vibevoice_acoustic_tokenizer_decoder": lambda model: {"hidden_states": _floats(BATCH, model.config.hidden_size, 6)},
+    "vibevoice_acoustic_tokenizer_decoder": lambda model: {
+        "hidden_states": _floats(BATCH, model.config.hidden_size, 6)
+    },
     "vibevoice_acoustic_tokenizer_encoder": lambda _: {"hidden_states": _floats(BATCH, 1, 3200)},
     "video_llama_3_vision": lambda model: {
         "pixel_values": _floats(16, 3 * model.config.patch_size**2),
