@@ -58,9 +58,9 @@ def _declare_ops() -> None:
         raise ModuleNotFoundError("torchvision is not installed", name="torchvision")
     if _declared or _loads(Path(spec.origin).parent):
         return
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in DESCRIBED:
-        library.define(name + _SCHEMA)
+        library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(library)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the library for image files cannot be loaded either
@@ -73,7 +73,7 @@ def _loads(package: Path) -> bool:
     if not found:
         raise FileNotFoundError(f"{package} holds no library of ops (_C.so): torchvision is not installed completely")
     try:
-        torch.ops.load_library(str(found[0]))
+        torch.ops.load_library(str(found[0]))  # type: ignore[no-untyped-call]
     except OSError:
         return False
     return True

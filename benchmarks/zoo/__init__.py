@@ -2,7 +2,8 @@
 
     default config ─shrink, correct→ tiny config ─perturb→ model whose every parameter counts ─find_inputs→ inputs
 
-Everything is generic (names of fields, names of arguments) but `corrections`, which is data about single types.
+Everything is generic (names of fields, names of arguments) but `corrections` and `own_inputs`, which are
+data about single types.
 `build` goes through `fields.LEVELS`, ever milder, until a model is built and runs.
 """
 
