@@ -229,9 +229,6 @@ CONFIGS |= {
     "pocket_tts_audio_tokenizer_decoder": {"upsample_groups": 64},
     "pp_doclayout_v4": _DFINE,
     "pp_ocrv5_server_rec": _inside("backbone_config", _HGNET),
-    "pp_ocrv6_small_det": {
-        "backbone_config.out_features": _STAGES, "layer_list_out_channels": [96, 96, 192, 384],
-    },
     "pvt": {"num_encoder_blocks": 4},
     **dict.fromkeys(("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl"), _inside("text_config", _MROPE)),
     "rt_detr": _RT_DETR,
