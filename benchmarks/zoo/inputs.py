@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.zoo import corrections
 from benchmarks.zoo.fields import BATCH, LENGTH, VOCAB
+from benchmarks.zoo.own_inputs import INPUTS
 from benchmarks.zoo.shrink import is_int
 
 Inputs = dict[str, Any]
@@ -40,8 +40,8 @@ class NoInputs(Exception):
 
 def find_inputs(model: nn.Module, model_type: str, seed: int = 1) -> Inputs:
     """The first inputs on which the model runs. Raises: NoInputs, or the model's own error on corrected inputs."""
-    if model_type in corrections.INPUTS:
-        given = corrections.INPUTS[model_type](model)
+    if model_type in INPUTS:
+        given = INPUTS[model_type](model)
         run(model, given)
         return given
     failures = []

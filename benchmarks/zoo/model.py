@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from typing import Any, Literal
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import torch
 import transformers
