@@ -87,25 +87,27 @@ def choose_cotangents(decision: Decision, forbidden: frozenset[str] = frozenset(
         forbidden: value classes that cannot be converted between R and V anywhere in the Python, and `reader` names
             of ops in front of which no value can be.
     """
-    classes, live = _classes(decision, forbidden)
+    values = frozenset(carrying(decision))
+    classes, live = _classes(decision, values, forbidden)
     model, bytes_of, effort_of = LinearModel(), dict[int, float](), dict[int, float]()
     for key, found in sorted(classes.items()):
         _add_class(model, key, found, bytes_of, effort_of)
     for column in [c for key, c in model.columns.items() if key[0] == "node"]:
         effort_of[column] = effort_of.get(column, 0.0) + VARIED_OP
     if not model.columns:
-        return Cotangents(frozenset(), frozenset(), frozenset(classes), frozenset(live), 0.0)
-    values, least, _, optimal = model.minimise(bytes_of)
+        return Cotangents(frozenset(), frozenset(), frozenset(classes), values, frozenset(live), 0.0)
+    chosen_at, least, _, optimal = model.minimise(bytes_of)
     if not optimal:
         return None
     model.limit(bytes_of, least)
     better, _, _, optimal = model.minimise(effort_of)
-    values = better if optimal else values
-    chosen = {key for key, column in model.columns.items() if values[column] > 0.5}
+    chosen_at = better if optimal else chosen_at
+    chosen = {key for key, column in model.columns.items() if chosen_at[column] > 0.5}
     return Cotangents(
         frozenset(name for kind, name in (k[:2] for k in chosen) if kind == "node"),
         frozenset(name for kind, name in (k[:2] for k in chosen) if kind == "leaf"),
         frozenset(classes),
+        values,
         frozenset(live),
         least,
     )
@@ -124,7 +126,8 @@ def restored_cotangents(decision: Decision, plan: Plan) -> Cotangents | None:
     planned = plan.cotangents
     if planned is None:
         return None
-    classes, live = _classes(decision, frozenset())
+    values = frozenset(carrying(decision))
+    classes, live = _classes(decision, values, frozenset())
     unknown = [key for key in planned.ops if key not in live] + [
         key for key in planned.parameters if key not in classes
     ]
@@ -136,12 +139,15 @@ def restored_cotangents(decision: Decision, plan: Plan) -> Cotangents | None:
             do="plan this model again with these versions",
         )
     moved = sum(c.bytes for c in plan.collectives if c.phase == "backward")
-    return Cotangents(frozenset(planned.ops), frozenset(planned.parameters), frozenset(classes), frozenset(live), moved)
+    ops, parameters = frozenset(planned.ops), frozenset(planned.parameters)
+    return Cotangents(ops, parameters, frozenset(classes), values, frozenset(live), moved)
 
 
-def _classes(decision: Decision, forbidden: frozenset[str]) -> tuple[dict[str, _Class], set[str]]:
-    """(classes of values that carry a cotangent, node classes that pass one on)."""
-    graph, ties, values = decision.graph, decision.search.ties, carrying(decision)
+def _classes(
+    decision: Decision, values: frozenset[int], forbidden: frozenset[str]
+) -> tuple[dict[str, _Class], set[str]]:
+    """(classes of the values, which carry a cotangent; node classes that pass one on)."""
+    graph, ties = decision.graph, decision.search.ties
     trained = carrying(decision, ("parameter",))
     live = {ties.node[n.index] for n in graph.nodes if any(v in values for v in n.outputs)}
     found: dict[str, _Class] = {}

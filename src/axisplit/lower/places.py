@@ -14,7 +14,8 @@ Hooks come first; wrapping an expression rewrites one expression in one module's
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import zip_longest
 from types import CodeType
@@ -121,6 +122,9 @@ class Finder:
         self.returned: dict[int, list[tuple[Call, str]]] = defaultdict(list)
         self.given: dict[int, list[tuple[Call, str]]] = defaultdict(list)
         self.calls: dict[str, list[Call]] = defaultdict(list)
+        self.nodes: dict[str, list[Node]] = defaultdict(list)
+        for node in graph.nodes:
+            self.nodes[node.module].append(node)
         for call in graph.calls:
             self.calls[call.module].append(call)
             for leaf, value in call.outputs:
@@ -147,6 +151,8 @@ class Finder:
         targets = {state for _, _, state in uses} | ({WHOLE} if value in self.read else set())
         targets.discard(source)
         if not targets or self.decision.graph.values[value].origin in ("parameter", "buffer"):
+            return
+        if self._is_idle(value, {source} | targets):
             return
         as_it_is = (value in self.read and source == WHOLE) or any(state == source for _, _, state in uses)
         alike = len(targets) == 1 and not as_it_is
@@ -176,6 +182,11 @@ class Finder:
         if returned and not self._at_return(value, source):
             self._refuse(value, source, WHOLE, "it is read from the model's output and used as it is inside")
         self._each_use(value, source, outside)
+
+    def _is_idle(self, value: int, states: AbstractSet[str]) -> bool:
+        """Whether states differ in their cotangents only, and the value has none: a mask beside what it masks."""
+        chosen = self.decision.cotangents
+        return chosen is not None and value not in chosen.values and states <= {WHOLE, VARIED}
 
     def _each_use(self, value: int, source: str, given: list[tuple[Use, tuple[Call, str] | None]]) -> None:
         """Convert where each op reads the value."""
@@ -406,17 +417,48 @@ class Finder:
         return tuple(length / reduced.size for length in lengths)
 
     def check_consistency(self) -> None:
-        """A hook acts at every call of its module: refuse it where some call wants the value as it is."""
+        """A hook acts at every call of its module, what stands in an expression at every run of it: refuse it where
+        some call or run wants the value as it is. In expressions only what acts on cotangents is looked at: all else
+        is seen in the forward's states.
+        """
         for key, place in self.places.items():
-            if place.where not in ("output", "input"):
+            wanted = {value: (source, target) for value, source, target in sorted(self.decided[key])}
+            some, states = next(iter(wanted.items()), (-1, ("", "")))
+            others: Mapping[int, Node | None]
+            if place.where in ("output", "input"):
+                others, said = self._passed_at(place), "call"
+            elif place.where in ("result", "operand") and {*states} <= {WHOLE, VARIED}:
+                others, said = self._run_at(place), "run of an expression"
+            else:
                 continue
-            wanted = {value: (source, target) for value, source, target in self.decided[key]}
-            for call in self.decision.graph.calls:
-                if call.module != place.module:
-                    continue
-                leaves = call.outputs if place.where == "output" else call.inputs
-                for leaf, value in leaves:
-                    if leaf == place.leaf and value not in wanted:
-                        source, target = next(iter(wanted.values()))
-                        some = next(iter(wanted))
-                        self._refuse(some, source, target, f"another call of {place.module} wants it as it is")
+            node = others.get(some) if place.where == "operand" else None
+            if not all(value in wanted or self._is_unmoved(value, {*states}) for value in others):
+                self._refuse(some, *states, f"another {said} of {place.module} wants it as it is", node)
+
+    def _is_unmoved(self, value: int, states: set[str]) -> bool:
+        """Whether a value is the same before and behind a conversion between states."""
+        return self._is_idle(value, {*states, self.decision.made_in(value)})
+
+    def _passed_at(self, place: Place) -> dict[int, None]:
+        """What all calls of a module return, or are given, at a hook's leaf."""
+        leaves = [
+            leaf
+            for call in self.calls[place.module]
+            for leaf in (call.outputs if place.where == "output" else call.inputs)
+        ]
+        return {value: None for leaf, value in leaves if leaf == place.leaf}
+
+    def _run_at(self, place: Place) -> dict[int, Node]:
+        """What all runs of an expression make, or read as an operand, each with the op that does."""
+        found, last = dict[int, Node](), dict[int, Node]()
+        inside, leaf = self.decision.captured_in, leaf_of(place.way)
+        for node in self.nodes[place.module]:
+            way = node.frames[: len(place.way)]
+            if node.index in inside or not way or way[0].code != place.way[0].code or leaf_of(way) != leaf:
+                continue
+            last[node.issue] = node
+            if place.where == "operand" and node.order == 0:
+                found.update({v: node for at, v in enumerate(node.inputs()) if at == place.operand})
+        if place.where == "operand":
+            return found
+        return {node.outputs[0]: node for node in last.values() if len(node.outputs) == 1}

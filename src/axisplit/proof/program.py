@@ -305,6 +305,12 @@ class FlowWalk(DecidedWalk):
     def held(self, value: int) -> Iterable[str]:
         return [self.decision.flows_from(value)]
 
+    def bind(self, value: int, state: str, local: int) -> None:
+        chosen = self.decision.cotangents
+        idle = chosen is not None and value not in chosen.values  # without a cotangent, R and V are one
+        for known in (WHOLE, VARIED) if idle and state in (WHOLE, VARIED) else (state,):
+            super().bind(value, known, local)
+
     def ways(self, node: Node) -> Sequence[Strategy]:
         wanted = dict[int, str]()
         for value in set(node.inputs()):

@@ -13,6 +13,7 @@ class Cotangents:
 
     nodes: frozenset[str]  # run whole, with partial cotangents
     leaves: frozenset[str]  # parameters whose gradient is summed over ranks
-    carrying: frozenset[str]  # values that have a cotangent
+    carrying: frozenset[str]  # of values some of which have a cotangent
+    values: frozenset[int]  # that have one; of the others in their classes it does not matter whether they are R or V
     live: frozenset[str]  # nodes that pass one on
     bytes: float  # of one backward pass, for the busiest rank
