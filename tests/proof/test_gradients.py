@@ -217,6 +217,22 @@ def test_what_modules_keep_is_put_back():
     assert axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2), gradients=True).equal
 
 
+class Writing(Block):
+    """What it is given is scaled in place, and needed again in backward."""
+
+    def forward(self, x):
+        return super().forward(x.mul_(2.0)) * x
+
+
+def test_what_a_model_writes_to_its_inputs_is_its_own():
+    model, x = Writing(), torch.randn(2, 5, 16)
+    given = x.clone()
+    verdict = axisplit.verify(model, (x,), axisplit.plan(model, (x,), ranks=2), gradients=True)
+    assert verdict.equal
+    assert verdict.exact_error < 1e-12
+    assert torch.equal(x, given)
+
+
 def test_a_plan_without_backward(block):
     model, inputs, plan = block
     verdict = judged(model, inputs, replace(plan, no_backward="no place for a sum"))

@@ -65,6 +65,22 @@ def normalize_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+def own_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of one call, in tensors and caches of its own: a model may write to what it is given, and ranks of
+    one process run at the same time. What is one tensor stays one.
+    """
+    copies: dict[int, torch.Tensor] = {}
+
+    def own(tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            made = tree.detach().clone().requires_grad_(tree.requires_grad)
+            return copies.setdefault(id(tree), made)
+        return copy.deepcopy(tree) if is_state(tree) else map_items(tree, own)
+
+    args, kwargs = normalize_inputs(inputs)
+    return own(args), own(kwargs)
+
+
 def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = (), on_values: bool = False) -> Captured:
     """Trace a model on example inputs: every phase that runs, or exactly those in `only`. `on_values` takes the real
     tensors from the start: there are models that leave out a mask that hides nothing, but keep it on fake tensors.

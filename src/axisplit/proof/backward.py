@@ -14,7 +14,7 @@ import torch
 
 from axisplit.capture.kept import state_put_back
 from axisplit.capture.modes import uncompiled
-from axisplit.capture.trace import Inputs, normalize_inputs
+from axisplit.capture.trace import Inputs, own_inputs
 from axisplit.capture.trees import leaves
 from axisplit.errors import InputError
 from axisplit.lower.apply import GRADIENT, make_rank
@@ -32,7 +32,7 @@ def gradients_of(model: torch.nn.Module, inputs: Inputs) -> Outputs:
 
     Raises: InputError if no float output depends on a parameter, or an op has no backward.
     """
-    args, kwargs = normalize_inputs(inputs)
+    args, kwargs = own_inputs(inputs)
     before = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     with torch.enable_grad(), uncompiled(), state_put_back(model):

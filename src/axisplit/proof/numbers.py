@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from axisplit.capture.copies import copy_model
 from axisplit.capture.kept import state_put_back
 from axisplit.capture.modes import uncompiled, unfused
-from axisplit.capture.trace import Inputs, normalize_inputs, phases
+from axisplit.capture.trace import Inputs, normalize_inputs, own_inputs, phases
 from axisplit.capture.trees import leaves, map_items
 from axisplit.errors import AxisplitError
 from axisplit.lower.apply import make_rank
@@ -88,7 +88,7 @@ def run_all(
     imaginary parts. Copies: a state that one phase returns the next may write to.
     """
     found: Outputs = {}
-    args, kwargs = normalize_inputs(inputs)
+    args, kwargs = own_inputs(inputs)
 
     def run(phase: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with during(phase):
