@@ -13,6 +13,7 @@ from axisplit.capture.trace import capture
 from axisplit.errors import InputError, PlanMismatchError, ProofError
 from axisplit.lower.lowering import prove_programs
 from axisplit.lower.planning import _Planner, begin_search
+from axisplit.proof.backward import gradients_of
 from axisplit.proof.gradients import measure_gradients
 
 
@@ -215,6 +216,29 @@ def test_what_modules_keep_is_put_back():
     assert not hasattr(model[1], "last")
     model(*inputs)  # now it holds what it was computed from
     assert axisplit.verify(model, inputs, axisplit.plan(model, inputs, ranks=2), gradients=True).equal
+
+
+class Caching(Block):
+    """What it computes of a parameter is kept in a dict from the first call on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.known = nn.Parameter(torch.ones(48)), {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "gain" not in self.known:
+            self.known["gain"] = self.gain.exp()
+        return x + self.down(torch.tanh(self.known["gain"] * self.up(x)))
+
+
+def test_what_modules_keep_in_a_dict_is_put_back():
+    model, inputs = nn.Sequential(Caching(), Caching()), (torch.randn(3, 5, 16),)
+    known, plan = model[0].known, axisplit.plan(model, inputs, ranks=2)
+    assert plan.split_fraction > 0.9
+    assert axisplit.verify(model, inputs, plan, gradients=True).equal
+    assert gradients_of(model, inputs)["0.gain"].any()
+    assert model[0].known is known
+    assert not known
 
 
 class Writing(Block):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -27,17 +28,24 @@ def attributes_of(model: torch.nn.Module) -> Held:
 
 @contextmanager
 def state_put_back(model: torch.nn.Module) -> Iterator[None]:
-    """Calls inside leave no trace in what modules keep between calls: buffers, and tensors in plain attributes, are
-    copies inside, and the modules' own again afterwards (running statistics, a cache that knows what it was made of).
+    """Calls inside leave no trace in what modules keep between calls: buffers, and tensors in plain attributes and in
+    their dicts and lists, are copies inside, and the modules' own again afterwards (running statistics, a cache that
+    knows what it was made of).
     """
     before = [(module, dict(module._buffers), _plain(module)) for module in model.modules()]
+    containers = [(module, _containers(module)) for module in model.modules()]
     copies = {id(t): _copy(t) for _, *held in before for names in held for t in names.values() if t is not None}
     for module, buffers, plain in before:
         module._buffers.update({name: None if t is None else copies[id(t)] for name, t in buffers.items()})
         vars(module).update({name: None if t is None else copies[id(t)] for name, t in plain.items()})
+    inside = {id(held): _copy_of_container(held) for _, found in containers for held in found.values()}
+    for module, found in containers:
+        vars(module).update({name: inside[id(held)] for name, held in found.items()})
     try:
         yield
     finally:
+        for module, found in containers:
+            vars(module).update(found)
         for module, buffers, plain in before:
             for name in _plain(module).keys() - plain.keys():
                 del vars(module)[name]
@@ -47,6 +55,26 @@ def state_put_back(model: torch.nn.Module) -> Iterator[None]:
 
 def _plain(module: torch.nn.Module) -> Held:
     return {name: value for name, value in vars(module).items() if value is None or isinstance(value, torch.Tensor)}
+
+
+def _containers(module: torch.nn.Module) -> dict[str, Any]:
+    """Plain attributes that are dicts or lists of tensors, or empty; torch's own are not."""
+    plain = {name: held for name, held in vars(module).items() if type(held) in (dict, list) and name not in _OF_TORCH}
+    return {
+        name: held
+        for name, held in plain.items()
+        if all(isinstance(t, torch.Tensor) for t in (held.values() if isinstance(held, dict) else held))
+    }
+
+
+_OF_TORCH = frozenset(vars(torch.nn.Module()))
+
+
+def _copy_of_container(held: Any) -> Any:
+    """The same container with copies of its tensors."""
+    if isinstance(held, dict):
+        return {key: _copy(tensor) for key, tensor in held.items()}
+    return [_copy(tensor) for tensor in held]
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
