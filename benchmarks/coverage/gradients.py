@@ -45,6 +45,9 @@ def comparable(model: nn.Module, inputs: Inputs) -> Trained:
         except Exception as error:  # whatever it is, it is the model's answer
             reason = f"the whole model's backward fails: {type(error).__name__}: {error}"
             continue
+        if not all(gradient.isfinite().all() for gradient in first.values()):
+            reason = "the whole model's gradients are not finite"
+            continue
         if all(torch.equal(first[name], second[name]) for name in first):
             return Trained(chosen, capture(chosen, inputs) if chosen.training else None)
         reason = "two runs of the whole model differ"

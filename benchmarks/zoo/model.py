@@ -114,7 +114,7 @@ def perturb(model: nn.Module, seed: int) -> nn.Module:
 def _perturb(name: str, parameter: Tensor, noise: Tensor) -> None:
     if parameter.ndim < 2 or _SMALL_NOISE.search(name):
         parameter.add_(0.05 * noise)
-    elif _EMBEDDINGS.search(name):
+    elif _EMBEDDINGS.search(name) and not (parameter.ndim > 2 and name.endswith(".weight")):  # a convolution's kernel
         parameter.copy_(0.5 * noise)
     elif parameter.ndim == 3 and ("expert" in name.lower() or parameter.shape[0] == EXPERTS):
         parameter.copy_(noise / math.sqrt(parameter.shape[1]))  # [experts, in or out, out or in]
