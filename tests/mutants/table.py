@@ -38,6 +38,7 @@ BRUTE_FORCE = ("tests/solve/test_problem.py",)
 REACH = ("tests/lower/test_reach.py",)
 SIZES = ("tests/lower/test_sizes.py",)
 BACKWARD = ("tests/proof/test_gradients.py",)
+SERVES = ("tests/lower/test_backward_places.py",)
 COTANGENTS = ("tests/runtime/test_cotangents.py",)
 TABLE = ("tests/lower/test_places.py", "-k", "conversions")
 FILES = ("tests/lower/test_parallelize.py", "-k", "not stay and not else")
@@ -253,7 +254,13 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lower/lowering.py", "simulate(plan.ranks, prove)", "prove(FakeGroup(0, plan.ranks))", PHASES),
     ],
     "backward": [
-        Mutant("lower/cotangents.py", "else 1)\n", "else 0)\n", BACKWARD),
+        Mutant(
+            "lower/cotangents.py", 'if strategy.name == "whole" else 1', 'if strategy.name == "whole" else 0', BACKWARD
+        ),
+        Mutant("lower/places.py", "if self._is_idle(value, {source} | targets):", "if False:", SERVES),
+        Mutant("lower/places.py", "{*states} <= {WHOLE, VARIED}", "False", SERVES),
+        Mutant("capture/kept.py", "vars(module).update(found)", "pass", BACKWARD),
+        Mutant("proof/backward.py", "own_inputs(inputs)", "inputs, {}", BACKWARD),
         Mutant(
             "lower/cotangents.py",
             "        _row(model, {enter: 1.0}, [(mode, -1.0), (found.mode, 1.0)], low=0.0)",
