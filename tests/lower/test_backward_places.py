@@ -57,7 +57,7 @@ class SharedWithATable(nn.Module):
     ("model", "shape", "keep", "summed"),
     [
         (Streams, (2, 5, 16), "cross.mix.*", ["norm", "cross.mix.1", "cross.out", "cross.norm"]),
-        (SharedWithATable, (2, 5, 64), "first.*", ["drop"]),
+        (SharedWithATable, (2, 5, 64), "first.*", ["model"]),
     ],
 )
 def test_one_place_for_several_cotangents(model, shape, keep, summed):

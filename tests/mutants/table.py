@@ -257,7 +257,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "lower/cotangents.py", 'if strategy.name == "whole" else 1', 'if strategy.name == "whole" else 0', BACKWARD
         ),
-        Mutant("lower/places.py", "if self._is_idle(value, {source} | targets):", "if False:", SERVES),
         Mutant("lower/places.py", "{*states} <= {WHOLE, VARIED}", "False", SERVES),
         Mutant("capture/kept.py", "vars(module).update(found)", "pass", BACKWARD),
         Mutant("proof/backward.py", "own_inputs(inputs)", "inputs, {}", BACKWARD),
