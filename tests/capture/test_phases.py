@@ -145,6 +145,27 @@ def test_what_only_generate_passes_is_traced_as_it_passes_it():
     assert capture(Asks(), given).graph.phases == ("prefill",)
 
 
+class Marks(nn.Module):
+    """Indices given one by one, which torch's C++ reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 24), nn.Linear(24, 8)
+
+    def forward(self, x):
+        largest = tuple(x.argmax(-1))
+        x = x.clone()
+        x[tuple(range(len(largest))), largest] = 0.5
+        return self.down(self.up(x).relu())
+
+
+def test_tensors_that_are_indices_one_by_one_are_read():
+    model, x = perturb(Marks()), torch.arange(24.0).reshape(3, 8) % 3
+    plan = axisplit.plan(model, (x,), ranks=2)
+    assert plan.on_values
+    assert axisplit.verify(model, (x,), plan).equal
+
+
 def test_a_path_that_depends_on_data_is_said_to():
     model = perturb(Routed())
     plan = axisplit.plan(model, (torch.ones(3, 8),), ranks=2)

@@ -30,12 +30,16 @@ def _written_places(op: Any) -> tuple[tuple[int, str], ...]:
 
 @cache
 def functional_form(op: Any) -> Any:
-    """`add_.Tensor` -> `add.Tensor`, `transpose_` -> `transpose.int`, `cumsum.out` -> `cumsum.default`; or None."""
+    """`add_.Tensor` -> `add.Tensor`, `transpose_` -> `transpose.int`, `cumsum.out` -> `cumsum.default`, `__ior__.Tensor`
+    (`|=`) -> `__or__.Tensor`; or None.
+    """
     name, overload = op._opname, op._overloadname
     if op.namespace != "aten":
         return None
     if overload.endswith("out"):
         return getattr(getattr(aten, name), overload.removesuffix("out").removesuffix("_") or "default", None)
+    if name.startswith("__i") and _written_places(op):
+        return getattr(getattr(aten, f"__{name[3:]}"), overload)
     packet = getattr(aten, name.removesuffix("_"), None)
     if packet is None or not name.endswith("_") or name.endswith("__"):
         return None

@@ -161,7 +161,11 @@ def _capture_folded(
     return found
 
 
-_READS_OF_FAKES = ("numpy() is not supported for tensor subclasses", "tolist() is not supported for tensor subclasses")
+_READS_OF_FAKES = (
+    "numpy() is not supported for tensor subclasses",
+    "tolist() is not supported for tensor subclasses",
+    "its data is not allocated yet",  # in C++, as an index
+)
 
 
 def _needs_values(error: BaseException) -> bool:
