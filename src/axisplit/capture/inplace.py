@@ -30,8 +30,8 @@ def _written_places(op: Any) -> tuple[tuple[int, str], ...]:
 
 @cache
 def functional_form(op: Any) -> Any:
-    """`add_.Tensor` -> `add.Tensor`, `transpose_` -> `transpose.int`, `cumsum.out` -> `cumsum.default`, `__ior__.Tensor`
-    (`|=`) -> `__or__.Tensor`; or None.
+    """`add_.Tensor` -> `add.Tensor`, `transpose_` -> `transpose.int`, `cumsum.out` -> `cumsum.default`, `|=`
+    (`__ior__.Tensor`) -> `__or__.Tensor`; or None.
     """
     name, overload = op._opname, op._overloadname
     if op.namespace != "aten":
