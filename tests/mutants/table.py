@@ -210,7 +210,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "lower/insert.py", "        if here and isinstance(visited, ast.AugAssign):", "        if False:", PLACES
         ),
-        Mutant("lower/stand_in.py", "or training != plan.training", "", PLACES),
+        Mutant("lower/stand_in.py", "self._module.training != self._plan.training", "False", PLACES),
         Mutant(
             "lower/planning.py", "if captured.fake and _called_otherwise(", "if False and _called_otherwise(", PLACES
         ),

@@ -25,7 +25,7 @@ from axisplit.capture.calls import CallText, is_state
 from axisplit.capture.copies import copy_model
 from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, traced_name
 from axisplit.capture.graph import Graph, build_uses, check_graph
-from axisplit.capture.kept import attributes_of, forget, states_kept
+from axisplit.capture.kept import attributes_of, forget, state_put_back, states_kept
 from axisplit.capture.memos import memos_aside
 from axisplit.capture.modes import fake_mode, quiet_shapes, uncompiled
 from axisplit.capture.provenance import Attribute, trace_attributes
@@ -100,7 +100,7 @@ def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = (), 
         raise
     except Exception as error:
         if not _needs_values(error):
-            raise does_not_run(model, inputs, error) from error
+            raise _does_not_run(model, inputs, error) from error
         if any(p.is_meta for p in model.parameters()):
             raise CaptureError(
                 "the model's Python looks at values, and there are none",
@@ -118,11 +118,35 @@ def _capture_on_values(model: torch.nn.Module, inputs: Inputs, only: tuple[str, 
     except AxisplitError:
         raise
     except Exception as error:
-        raise does_not_run(model, inputs, error) from error
+        raise _does_not_run(model, inputs, error) from error
 
 
-def does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> InputError:
-    """The error of a model that raised one on these inputs."""
+def path_on_values(model: torch.nn.Module, inputs: Inputs, captured: Captured) -> tuple[Captured | None, str]:
+    """How the Python runs on the inputs' values, where it goes another way there than in a trace on fake tensors (None
+    where it does not): there are models that leave out a mask that hides nothing, but keep it where they cannot see
+    that. And why it could not be run; a model without values is not.
+    """
+    if not captured.fake or any(p.is_meta for p in model.parameters()):
+        return None, ""
+    try:
+        with torch.random.fork_rng(devices=[]), state_put_back(model):
+            found = _capture(model, inputs, fake=False, folds=captured.folds, only=captured.graph.phases)
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return None, f"not run on the inputs' values, which may take another path than the trace: {text}"
+    return (None if _issued(found.graph) == _issued(captured.graph) else found), ""
+
+
+def _issued(graph: Graph) -> list[tuple[object, ...]]:
+    """The ops of every phase and the expressions that issue them; reads of numbers are only in a trace on values."""
+    return [
+        (node.phase, node.module, node.name, *((f.code, f.instruction, f.inner) for f in node.frames))
+        for node in graph.nodes
+        if node.outputs
+    ]
+
+
+def _does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> InputError:
     args, kwargs = normalize_inputs(inputs)
     given = {**{str(i): a for i, a in enumerate(args)}, **kwargs}
     shapes = [

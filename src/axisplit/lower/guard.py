@@ -24,24 +24,14 @@ from typing import Any
 
 import torch
 
-from axisplit.axes.derive import Derived, derive_axes
 from axisplit.capture.calls import CallText, is_state, kind
-from axisplit.capture.graph import Graph
 from axisplit.capture.kept import forget
 from axisplit.capture.modes import outside_modes
 from axisplit.capture.randomness import why_random
-from axisplit.capture.record import Recorder
 from axisplit.capture.trace import Captured, capture, shadow_copy
-from axisplit.errors import AxisplitError, CaptureError, InputError, LoweringError, ProofError, UnprovedCallWarning
-from axisplit.lower.apply import sites_of
-from axisplit.lower.decision import Parts
-from axisplit.lower.lowering import distinct_ranks, trace_rank
-from axisplit.lower.unfold import refold
-from axisplit.proof.inference import infer_program
-from axisplit.runtime.groups import FakeGroup
-from axisplit.solve.build import Search, find_splits
+from axisplit.errors import AxisplitError, CaptureError, InputError, ProofError, UnprovedCallWarning
+from axisplit.lower.paths import why_not_on
 from axisplit.solve.plan import Plan
-from axisplit.solve.ties import find_ties
 
 FIRST = ("forward", "prefill")
 WITH_NEXT = (*FIRST, "decode")
@@ -143,19 +133,7 @@ class Guard:
         random = why_random(captured.graph)
         if random:
             return random
-        derived = derive_axes(captured.graph)
-        lowered = refold(self._plan, captured.folds)
-        traces: dict[int, Graph] = {}
-        for rank in distinct_ranks(lowered):
-            group = FakeGroup(rank, lowered.ranks)
-            try:
-                traces[rank] = trace_rank(lowered, captured, self._skeleton, arguments, group, Recorder())
-            except LoweringError as error:
-                return f"{error.what}: {error.where}"
-            except Exception as error:
-                return f"rank {rank}: its part does not run: {str(error).partition(chr(10))[0]}"
-        found = infer_program(_parts(derived, lowered.ranks, captured), lowered.parameters, sites_of(lowered), traces)
-        return str(found) if found is not None else ""
+        return why_not_on(captured, self._plan, self._skeleton, arguments)
 
     def _outside(self, call: str) -> ProofError:
         return ProofError(
@@ -176,11 +154,6 @@ def _warning(call: str, error: Exception) -> str:
     return (
         f"this call was not proved: {call}\n  {error}\n  axisplit.verify with inputs of this kind can compare numbers"
     )
-
-
-def _parts(derived: Derived, ranks: int, captured: Captured) -> Parts:
-    ties = find_ties(derived, {fold.container for fold in captured.folds})
-    return Parts(Search(derived, ties, ranks, find_splits(derived, ties, ranks, uneven=True) if ranks > 1 else {}))
 
 
 def _with_and_without_mask(given: Arguments) -> Iterator[Arguments]:

@@ -14,20 +14,19 @@ import torch
 from axisplit.axes.derive import derive_axes
 from axisplit.capture.fold import count_of
 from axisplit.capture.randomness import why_random
-from axisplit.capture.trace import Captured, Inputs, capture, does_not_run
+from axisplit.capture.trace import Captured, Inputs, capture, path_on_values
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
 from axisplit.lower.blame import blame, give_up_modules
 from axisplit.lower.captured import can_capture
 from axisplit.lower.cotangents import choose_cotangents, planned_cotangents, reader, restored_cotangents
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, fingerprint, lower, methods_in, prove_programs, ways_in
+from axisplit.lower.paths import why_not_on
 from axisplit.lower.places import Refusal, wrappable
 from axisplit.lower.reads import reads_on_parts
 from axisplit.lower.sizes import OTHER_WAYS
-from axisplit.lower.stand_in import calls_watched
 from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
-from axisplit.proof.numbers import run_all
 from axisplit.proof.program import Mismatch
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
@@ -61,10 +60,10 @@ def make_plan(
         )
     captured = captured or capture(model, inputs)
     plan = _make_plan(model, inputs, ranks, keep, memory_per_rank, uneven, name, captured)
-    if captured.fake and _called_otherwise(plan, model, inputs, captured.graph.phases):
-        captured = capture(model, inputs, on_values=True)
-        plan = _make_plan(model, inputs, ranks, keep, memory_per_rank, uneven, name, captured)
-    return plan
+    taken, unknown = path_on_values(model, inputs, captured) if ranks > 1 else (None, "")
+    if taken is not None and why_not_on(taken, plan, model, inputs):
+        return _make_plan(model, inputs, ranks, keep, memory_per_rank, uneven, name, taken)
+    return replace(plan, assumed=(*plan.assumed, unknown)) if unknown else plan
 
 
 def _make_plan(
@@ -88,22 +87,6 @@ def _make_plan(
     plan = describe(planner.with_cotangents(best), captured, name or type(model).__name__)
     check_plan(plan)
     return plan
-
-
-def _called_otherwise(plan: Plan, model: torch.nn.Module, inputs: Inputs, phases: tuple[str, ...]) -> bool:
-    """Whether a module that is to run a captured program is called in another way on the values of these inputs than it
-    was traced on fake tensors. Without values nobody knows; the program will refuse such a call.
-
-    Raises: InputError if the model does not run on the values.
-    """
-    if not plan.captured or any(p.is_meta for p in model.parameters()):
-        return False
-    try:
-        with calls_watched(model, plan.captured) as otherwise:
-            run_all(model, inputs, phases)
-    except Exception as error:
-        raise does_not_run(model, inputs, error) from error
-    return bool(otherwise)
 
 
 @dataclass(frozen=True)

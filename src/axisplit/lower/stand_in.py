@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from axisplit.capture.provenance import apply_operator
 from axisplit.errors import LoweringError
@@ -45,46 +42,6 @@ def install_captured(module: torch.nn.Module, plans: list[CapturedPlan], rank: i
     module.forward = forward_captured
 
 
-def _accepted(plan: CapturedPlan, given: Mapping[str, Any], training: bool) -> dict[Any, torch.Tensor] | None:
-    """The tensors of a call of a module by value number, or None if the program was not traced at such a call."""
-    values: dict[Any, torch.Tensor] = {}
-    wanted = plan.arguments
-    if wanted.keys() != given.keys() or training != plan.training:
-        return None
-    # twice: sizes are compared with those of tensors that may come behind them
-    same = all(_match(wanted[name], given[name], values) for _ in range(2) for name in wanted)
-    return values if same else None
-
-
-@contextmanager
-def calls_watched(model: torch.nn.Module, plans: Sequence[CapturedPlan]) -> Iterator[list[str]]:
-    """While open, the whole model's modules are watched: the list holds those that were called in another way than
-    their programs were traced.
-    """
-    by_module: dict[str, list[CapturedPlan]] = defaultdict(list)
-    for plan in plans:
-        by_module[plan.module].append(plan)
-    otherwise: list[str] = []
-
-    def watch(name: str, module: torch.nn.Module) -> RemovableHandle:
-        signature = inspect.signature(module.forward)
-
-        def check(called: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            if all(_accepted(plan, bound.arguments, called.training) is None for plan in by_module[name]):
-                otherwise.append(name)
-
-        return module.register_forward_pre_hook(check, with_kwargs=True)
-
-    handles = [watch(name, model.get_submodule(name)) for name in by_module]
-    try:
-        yield otherwise
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _mode(training: bool) -> str:
     return "in training" if training else "in evaluation"
 
@@ -101,7 +58,13 @@ class _Runner:
 
     def accepts(self, given: Mapping[str, Any]) -> dict[Any, torch.Tensor] | None:
         """The tensors of a call by value number, or None if it is not a call of the traced kind."""
-        return _accepted(self._plan, given, self._module.training)
+        values: dict[Any, torch.Tensor] = {}
+        wanted = self._plan.arguments
+        if wanted.keys() != given.keys() or self._module.training != self._plan.training:
+            return None
+        # twice: sizes are compared with those of tensors that may come behind them
+        same = all(_match(wanted[name], given[name], values) for _ in range(2) for name in wanted)
+        return values if same else None
 
     def run(self, values: dict[Any, torch.Tensor]) -> Any:
         inputs = dict(values)
