@@ -211,9 +211,13 @@ MUTANTS: dict[str, list[Mutant]] = {
             "lower/insert.py", "        if here and isinstance(visited, ast.AugAssign):", "        if False:", PLACES
         ),
         Mutant("lower/stand_in.py", "self._module.training != self._plan.training", "False", PLACES),
-        Mutant(
-            "lower/planning.py", "if captured.fake and _called_otherwise(", "if False and _called_otherwise(", PLACES
-        ),
+        Mutant("lower/planning.py", "if taken is not None and why_not_on(", "if False and why_not_on(", PLACES),
+        Mutant("lower/planning.py", "and why_not_on(taken, plan, model, inputs):", "and True:", PLACES),
+        Mutant("capture/trace.py", "*((f.code, f.instruction, f.inner) for f in node.frames)", "", PLACES),
+        Mutant("capture/shared.py", "if any(len(found) > 1 for", "if any(False for", PLACES),
+        Mutant("lower/places.py", "and not self._same_out_of(call, leaf, value))", "and False)", PLACES),
+        Mutant("capture/inplace.py", 'if name.startswith("__i") and', "if False and", WRITES),
+        Mutant("capture/trace.py", '"its data is not allocated yet",', "", PHASES),
         Mutant("lower/captured.py", "numbers[position] = followed", "pass", EDITS),
         Mutant("lower/captured.py", '{"dict": {}}, [site.name]', "{}, [site.name]", EDITS),
         Mutant(
