@@ -138,12 +138,21 @@ def path_on_values(model: torch.nn.Module, inputs: Inputs, captured: Captured) -
 
 
 def _issued(graph: Graph) -> list[tuple[object, ...]]:
-    """The ops of every phase and the expressions that issue them; reads of numbers are only in a trace on values."""
-    return [
-        (node.phase, node.module, node.name, *((f.code, f.instruction, f.inner) for f in node.frames))
-        for node in graph.nodes
-        if node.outputs
-    ]
+    """The ops of every phase and the expressions that issue them; but those by which Python looks at inputs, which are
+    only in a trace on values (whether a mask hides anything).
+    """
+    compared = set(graph.parameters.values())
+    for node in graph.nodes:
+        if not compared.isdisjoint(node.inputs()):
+            compared.update(node.outputs)
+    compared.update(value for _, value in graph.outputs)
+    found: list[tuple[object, ...]] = []
+    for node in reversed(graph.nodes):
+        if not compared.isdisjoint(node.outputs):
+            compared.update(node.inputs())
+            frames = ((f.code, f.instruction, f.inner) for f in node.frames)
+            found.append((node.phase, node.module, node.name, *frames))
+    return found
 
 
 def _does_not_run(model: torch.nn.Module, inputs: Inputs, error: Exception) -> InputError:
