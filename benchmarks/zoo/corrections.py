@@ -53,7 +53,9 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "grounding-dino": {"num_queries": 2, "query_dim": 4},
     "hrm_text": {"num_layers_per_stack": 1, "num_hidden_layers": 8},
-    "informer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2]},
+    "informer": {  # attention over a sample of the keys draws random numbers
+        "prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "attention_type": "full",
+    },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mistral4": {"qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "qk_head_dim": 32, "head_dim": 32},
     "molmo2": {"adapter_config.vision_feature_layer": [-1, -2]},

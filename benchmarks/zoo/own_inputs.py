@@ -235,7 +235,28 @@ def _action(model: Any) -> Inputs:
     }
 
 
+def _spoken(model: Any) -> Inputs:
+    """Text with four frames of sound in it, of `num_codebooks` codes each."""
+    ids, config = _ids(), model.config
+    ids[:, 4:8] = config.audio_token_id
+    codes = torch.randint(0, config.codebook_size, (BATCH, 4, config.num_codebooks), generator=_generator())
+    return {"input_ids": ids, "audio_input_ids": codes, "audio_input_ids_mask": torch.ones(BATCH, 4, dtype=torch.bool)}
+
+
+def _canvas(_: Any) -> Inputs:
+    return {"input_ids": _ids(), "decoder_input_ids": _ids()[:, :8] + 1}
+
+
+def _channels_of_codes(model: Any) -> Inputs:
+    decoder = model.config.decoder_config
+    codes = torch.randint(0, 200, (BATCH, 6, decoder.num_channels), generator=_generator())
+    return {"input_ids": _ids(), "decoder_input_ids": codes}
+
+
 INPUTS: dict[str, Callable[[Any], Inputs]] = {
+    "dia": _channels_of_codes,
+    "diffusion_gemma": _canvas,
+    "higgs_audio_v2": _spoken,
     "blip_2_qformer": _query_former,
     "blt": lambda _: {"input_ids": _ids(), "use_cache": False},
     "clap": _clap,
