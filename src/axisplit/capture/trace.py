@@ -311,7 +311,7 @@ def run_phases(
 
     recorder.caller = run.__code__
     outputs: list[tuple[str, int]] = []
-    args, kwargs = _convert_inputs(normalize_inputs(inputs), mode)
+    args, kwargs = own_inputs(inputs) if mode is None else _imitated(normalize_inputs(inputs), mode)
     with mode or nullcontext(), quiet_shapes(), uncompiled(), memos_aside(), recorder.watch(model):
         for phase, result in phases(model, args, kwargs, run, only):
             found = [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
@@ -437,10 +437,9 @@ def _named_tensors(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[t
     return leaves({**{str(i): item for i, item in enumerate(args)}, **kwargs}, lambda tensor: tensor)
 
 
-def _convert_inputs(tree: Any, mode: Any) -> Any:
+def _imitated(tree: Any, mode: AbstractContextManager[Any]) -> Any:
+    """Arguments with fake tensors in place of tensors, and caches of their own: they are written to."""
     if isinstance(tree, torch.Tensor):
-        with mode or nullcontext():
-            return tree if mode is None else imitate(tree)
-    if is_state(tree):
-        return copy.deepcopy(tree)  # a cache is written to: each trace has its own
-    return map_items(tree, lambda item: _convert_inputs(item, mode))
+        with mode:
+            return imitate(tree)
+    return copy.deepcopy(tree) if is_state(tree) else map_items(tree, lambda item: _imitated(item, mode))
