@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+import axisplit
 from axisplit.capture.memos import memos_aside
 from axisplit.capture.provenance import Attribute
 from axisplit.capture.trace import capture
@@ -41,3 +42,48 @@ def test_plain_calls_are_kept_meanwhile_and_functions_come_back():
         assert sizes is not kept
         assert sizes(20, 5) is sizes(20, 5)
     assert sizes is kept
+
+
+def keeping(function):
+    memo = lru_cache(function)
+    return lambda *args: memo(*args)
+
+
+class Positions(nn.Module):
+    """Tables by shape and dtype, kept by a static method, behind a decorator, and by a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(12, 12)
+
+    @staticmethod
+    @lru_cache
+    def first(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return torch.arange(shape[1], dtype=dtype).cos()
+
+    @staticmethod
+    @keeping
+    def second(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return torch.arange(shape[1], dtype=dtype).sin()
+
+    @lru_cache  # noqa: B019
+    def third(self, dtype: torch.dtype) -> Tensor:
+        return torch.ones(12, dtype=dtype).tanh()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        table = self.first(x.shape, x.dtype) + self.second(x.shape, x.dtype) + self.third(x.dtype)
+        return self.proj(x * table), table
+
+
+def test_tables_that_are_kept_are_made_anew_in_a_trace():
+    model, x = Positions(), torch.randn(2, 12)
+    for before in (False, True):  # the second time, they are known from a call
+        graph = capture(model, (x,)).graph
+        assert [n.op._opname for n in graph.nodes].count("arange") == 2
+        assert not [value for _, value in graph.outputs if graph.values[value].origin == "constant"]
+        kept = Positions.first.cache_info(), Positions.third.cache_info()
+        assert [info.currsize for info in kept] == [int(before), int(before)]
+        for tensor in model(x):
+            assert type(tensor.detach()) is Tensor, "no fake tensors are left behind"
+    plan = axisplit.plan(model, (x,), ranks=2)
+    assert axisplit.verify(model, (x,), plan).equal
