@@ -154,6 +154,25 @@ def test_what_one_call_of_a_module_returns_is_gathered_behind_that_call():
     assert_equal_on_ranks(plan, model, torch.randn(3, 8, 16, 4))
 
 
+class ReturnsATable(Bare):
+    """A tensor that is neither parameter nor buffer is returned as it is, and no op reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.arange(3.0)
+
+    def forward(self, x):
+        return super().forward(x), self.table
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_constant_that_is_returned(ranks):
+    model, x = perturb(ReturnsATable()).eval(), torch.randn(2, 5, 16)
+    plan = axisplit.plan(model, x, ranks=ranks)
+    assert plan.split_fraction == 1.0
+    assert axisplit.verify(model, x, plan).equal
+
+
 class OneIdles(nn.Module):
     """Experts of which one returns what it is given: all are read and added up by the same expressions."""
 

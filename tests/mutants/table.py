@@ -161,6 +161,9 @@ MUTANTS: dict[str, list[Mutant]] = {
             "if isinstance(tree, TracedInt):",
             MEMOS,
         ),
+        Mutant(
+            "proof/program.py", 'if kept.origin == "constant" and value not in', "if False and value not in", PLACES
+        ),
         Mutant("capture/memos.py", "if type(held) is _CELL and", "if False and", MEMOS),
         Mutant("capture/memos.py", "isinstance(held, staticmethod) and", "False and", MEMOS),
         Mutant("capture/copies.py", "isinstance(held, torch.Tensor) and not held.is_leaf", "False", COPIES),
