@@ -108,6 +108,9 @@ def perturb(model: nn.Module, seed: int) -> nn.Module:
             if parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator)
                 _perturb(name, parameter, noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("weight") and not buffer.any():  # of a frozen norm that begins as zero
+                buffer.copy_(1 + 0.05 * torch.randn(buffer.shape, generator=generator))
     return model
 
 
