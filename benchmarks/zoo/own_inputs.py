@@ -243,6 +243,12 @@ def _spoken(model: Any) -> Inputs:
     return {"input_ids": ids, "audio_input_ids": codes, "audio_input_ids_mask": torch.ones(BATCH, 4, dtype=torch.bool)}
 
 
+def _masked_patches(model: Any) -> Inputs:
+    """An image, and for each patch the number by which it is kept or masked."""
+    size, patch = model.config.image_size, model.config.patch_size
+    return {"pixel_values": _floats(BATCH, 3, size, size), "noise": _floats(BATCH, (size // patch) ** 2)}
+
+
 def _canvas(_: Any) -> Inputs:
     return {"input_ids": _ids(), "decoder_input_ids": _ids()[:, :8] + 1}
 
@@ -311,5 +317,6 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "voxtral_realtime": lambda _: {"input_ids": _ids(), "input_features": _floats(BATCH, 16, 96)},
     "xcodec": lambda _: {"input_values": _floats(BATCH, 1, 4000)},
     "xcodec2": _neucodec,
+    "vit_mae": _masked_patches,
     "xmod": _xmod,
 }

@@ -179,3 +179,23 @@ def test_a_path_that_depends_on_data_is_said_to():
         hollow = Routed()
     with pytest.raises(Exception, match=r"(?i)data|meta|item"):
         capture(hollow, (torch.empty(3, 8, device="meta"),))
+
+
+class Converts(nn.Module):
+    """Converts a layer in its forward, as routers do that want another dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(23, 29), nn.Linear(29, 23)
+
+    def forward(self, x):
+        self.up = self.up.to(x.dtype)
+        return self.down(self.up(x).relu())
+
+
+def test_a_module_that_is_converted_in_a_forward():
+    """The widths are no other test's: what torch has made once before, it does not refer to."""
+    model, x = perturb(Converts()), torch.randn(3, 23)
+    plan = axisplit.plan(model, (x,), ranks=2)
+    assert plan.split_fraction > 0.9
+    assert axisplit.verify(model, (x,), plan).equal

@@ -164,6 +164,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "proof/program.py", 'if kept.origin == "constant" and value not in', "if False and value not in", PLACES
         ),
+        Mutant("capture/modes.py", "meta_converter.tensor_memo.clear()", "meta_converter", PHASES),
         Mutant("capture/memos.py", "if type(held) is _CELL and", "if False and", MEMOS),
         Mutant("capture/memos.py", "isinstance(held, staticmethod) and", "False and", MEMOS),
         Mutant("capture/copies.py", "isinstance(held, torch.Tensor) and not held.is_leaf", "False", COPIES),

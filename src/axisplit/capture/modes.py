@@ -146,6 +146,24 @@ def fake_mode() -> Any:
 
 
 @contextmanager
+def swaps_allowed(mode: Any) -> Iterator[None]:
+    """A forward may convert a module (`self.head.to(x.dtype)`), which swaps its parameters. Torch refuses that where
+    anything refers to them weakly, as its fake mode does to what it makes for the first time: that is forgotten first.
+    """
+    swap = torch.utils.swap_tensors
+
+    def swap_forgotten(left: torch.Tensor, right: torch.Tensor) -> None:
+        mode.fake_tensor_converter.meta_converter.tensor_memo.clear()
+        swap(left, right)  # type: ignore[no-untyped-call]
+
+    torch.utils.swap_tensors = swap_forgotten if mode is not None else swap
+    try:
+        yield
+    finally:
+        torch.utils.swap_tensors = swap
+
+
+@contextmanager
 def quiet_shapes() -> Iterator[None]:
     """Torch logs every op whose shapes do not fit; whoever called it gets an error that says so."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")

@@ -27,7 +27,7 @@ from axisplit.capture.fold import Fold, close_gaps, drop_blocks, find_folds, tra
 from axisplit.capture.graph import Graph, build_uses, check_graph
 from axisplit.capture.kept import attributes_of, forget, state_put_back, states_kept
 from axisplit.capture.memos import memos_aside
-from axisplit.capture.modes import fake_mode, quiet_shapes, uncompiled
+from axisplit.capture.modes import fake_mode, quiet_shapes, swaps_allowed, uncompiled
 from axisplit.capture.provenance import Attribute, trace_attributes
 from axisplit.capture.record import Recorder
 from axisplit.capture.trees import leaves, map_items
@@ -312,7 +312,7 @@ def run_phases(
     recorder.caller = run.__code__
     outputs: list[tuple[str, int]] = []
     args, kwargs = own_inputs(inputs) if mode is None else _imitated(normalize_inputs(inputs), mode)
-    with mode or nullcontext(), quiet_shapes(), uncompiled(), memos_aside(), recorder.watch(model):
+    with mode or nullcontext(), swaps_allowed(mode), quiet_shapes(), uncompiled(), memos_aside(), recorder.watch(model):
         for phase, result in phases(model, args, kwargs, run, only):
             found = [(f"{phase}:{path}", value) for path, value in leaves(result, recorder.value_of)]
             if not found:
