@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from functools import lru_cache
 
 import torch
@@ -36,11 +38,21 @@ def test_each_layers_sizes_are_its_own():
     assert (kept.hits, kept.misses) == (0, 1), "nothing of a trace is kept"
 
 
+def test_a_function_does_not_stand_in_for_itself(monkeypatch):
+    model, x = Positions(), torch.randn(2, 12)
+    capture(model, (x,))
+    monkeypatch.setitem(sys.modules, "another", types.ModuleType("another"))  # functions are looked for anew
+    assert capture(model, (x,)).graph.nodes
+
+
 def test_plain_calls_are_kept_meanwhile_and_functions_come_back():
     kept = sizes
     with memos_aside():
         assert sizes is not kept
         assert sizes(20, 5) is sizes(20, 5)
+        with memos_aside():
+            pass
+        assert sizes is not kept, "another trace is not over yet"
     assert sizes is kept
 
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -29,22 +31,40 @@ _LEFT_ALONE = sys.stdlib_module_names | {"torch", "axisplit"}
 _MEMO = type(functools.lru_cache(int))
 _CELL = type((lambda x: lambda: x)(0).__closure__[0])  # type: ignore[index]
 _Exchange = Callable[[Any], None]  # puts something in the place of a function
-_seen: list[tuple[int, list[tuple[_Exchange, Any]]]] = [(-1, [])]  # number of modules, and what was found with them
+_own: set[int] = set()  # cells of the functions that stand in for others
+
+
+@dataclass
+class _Aside:
+    """What stands in for what, and how many traces want it so: ranks of one process trace at the same time."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    traces: int = 0
+    modules: int = -1  # how many there were when functions were last looked for
+    found: list[tuple[_Exchange, Any]] = field(default_factory=list)
+
+
+_aside = _Aside()
 
 
 @contextmanager
 def memos_aside() -> Iterator[None]:
     """For the duration, functions that keep results do not do so for what a trace gives them."""
-    if _seen[0][0] != len(sys.modules):
-        _seen[0] = (len(sys.modules), list(_memos()))
-    found = _seen[0][1]
-    for exchange, memo in found:
-        exchange(_remembering(memo))
+    with _aside.lock:
+        if not _aside.traces:
+            if _aside.modules != len(sys.modules):
+                _aside.modules, _aside.found = len(sys.modules), list(_memos())
+            for exchange, memo in _aside.found:
+                exchange(_remembering(memo))
+        _aside.traces += 1
     try:
         yield
     finally:
-        for exchange, memo in found:
-            exchange(memo)
+        with _aside.lock:
+            _aside.traces -= 1
+            if not _aside.traces:
+                for exchange, memo in _aside.found:
+                    exchange(memo)
 
 
 def _memos() -> Iterator[tuple[_Exchange, Any]]:
@@ -53,9 +73,9 @@ def _memos() -> Iterator[tuple[_Exchange, Any]]:
         names = getattr(module, "__dict__", {})
         yield from ((partial(names.__setitem__, name), held) for name, held in list(names.items()) if _is_memo(held))
     for held in gc.get_objects():
-        if type(held) is _CELL and _is_memo(_content(held)):
+        if type(held) is _CELL and id(held) not in _own and _is_memo(_content(held)):
             yield partial(setattr, held, "cell_contents"), _content(held)
-        elif issubclass(type(held), type):  # what an object claims to be may be computed
+        elif issubclass(type(held), type) and type(held).__setattr__ is type.__setattr__:  # not by what it claims to be
             yield from _of_class(held)
 
 
@@ -89,6 +109,7 @@ def _remembering(memo: Any) -> Callable[..., Any]:
 
     for name in ("cache_clear", "cache_info", "cache_parameters"):
         setattr(call, name, getattr(memo, name))
+    _own.update(map(id, getattr(call, "__closure__", ())))  # what this calls must not be exchanged for itself
     return call
 
 
