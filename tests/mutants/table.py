@@ -165,7 +165,7 @@ MUTANTS: dict[str, list[Mutant]] = {
             "proof/program.py", 'if kept.origin == "constant" and value not in', "if False and value not in", PLACES
         ),
         Mutant("capture/modes.py", "meta_converter.tensor_memo.clear()", "meta_converter", PHASES),
-        Mutant("capture/memos.py", "if type(held) is _CELL and", "if False and", MEMOS),
+        Mutant("capture/memos.py", "if kind is _CELL and", "if False and", MEMOS),
         Mutant("capture/memos.py", "and id(held) not in _own", "", MEMOS),
         Mutant("capture/memos.py", "isinstance(held, staticmethod) and", "False and", MEMOS),
         Mutant("capture/copies.py", "isinstance(held, torch.Tensor) and not held.is_leaf", "False", COPIES),
@@ -226,7 +226,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lower/stand_in.py", "self._module.training != self._plan.training", "False", PLACES),
         Mutant("lower/planning.py", "if taken is not None and why_not_on(", "if False and why_not_on(", PLACES),
         Mutant("lower/planning.py", "and why_not_on(taken, plan, model, inputs):", "and True:", PLACES),
-        Mutant("capture/trace.py", "*((f.code, f.instruction, f.inner) for f in node.frames)", "", PLACES),
+        Mutant("capture/trace.py", "node.name, *frames))", "node.name))", PLACES),
         Mutant("capture/shared.py", "if any(len(found) > 1 for", "if any(False for", PLACES),
         Mutant("lower/places.py", "and not self._same_out_of(call, leaf, value))", "and False)", PLACES),
         Mutant("capture/inplace.py", 'if name.startswith("__i") and', "if False and", WRITES),

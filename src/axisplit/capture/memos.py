@@ -73,9 +73,10 @@ def _memos() -> Iterator[tuple[_Exchange, Any]]:
         names = getattr(module, "__dict__", {})
         yield from ((partial(names.__setitem__, name), held) for name, held in list(names.items()) if _is_memo(held))
     for held in gc.get_objects():
-        if type(held) is _CELL and id(held) not in _own and _is_memo(_content(held)):
+        kind: Any = type(held)  # not what it claims to be, which may be computed
+        if kind is _CELL and id(held) not in _own and _is_memo(_content(held)):
             yield partial(setattr, held, "cell_contents"), _content(held)
-        elif issubclass(type(held), type) and type(held).__setattr__ is type.__setattr__:  # not by what it claims to be
+        elif issubclass(kind, type) and kind.__setattr__ is type.__setattr__:
             yield from _of_class(held)
 
 
