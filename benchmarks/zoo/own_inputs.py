@@ -249,8 +249,9 @@ def _masked_patches(model: Any) -> Inputs:
     return {"pixel_values": _floats(BATCH, 3, size, size), "noise": _floats(BATCH, (size // patch) ** 2)}
 
 
-def _canvas(_: Any) -> Inputs:
-    return {"input_ids": _ids(), "decoder_input_ids": _ids()[:, :8] + 1}
+def _canvas(model: Any) -> Inputs:
+    logits = _floats(BATCH, 8, model.config.text_config.vocab_size)
+    return {"input_ids": _ids(), "decoder_input_ids": _ids()[:, :8] + 1, "self_conditioning_logits": logits}
 
 
 def _channels_of_codes(model: Any) -> Inputs:
