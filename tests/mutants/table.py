@@ -167,6 +167,12 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/modes.py", "meta_converter.tensor_memo.clear()", "meta_converter", PHASES),
         Mutant("capture/memos.py", "if kind is _CELL and", "if False and", MEMOS),
         Mutant("capture/memos.py", "and id(held) not in _own", "", MEMOS),
+        Mutant(
+            "proof/numbers.py",
+            "return made.setdefault(id(tensor), (tensor, _wider(tensor)))[1]",
+            "return _wider(tensor)",
+            ("tests/proof/test_numbers.py", "-k", "two_names"),
+        ),
         Mutant("capture/memos.py", "isinstance(held, staticmethod) and", "False and", MEMOS),
         Mutant("capture/copies.py", "isinstance(held, torch.Tensor) and not held.is_leaf", "False", COPIES),
         Mutant("lower/lowering.py", "sorted(set(decision.captured_in.values()))", "sorted(decision.captured)", REACH),

@@ -176,3 +176,23 @@ def test_tensors_in_plain_attributes_are_widened_where_they_must_be():
     written, wide = torch.zeros(2), torch.ones(2, dtype=torch.float64)
     with Widened(), pytest.raises(RuntimeError):
         torch.mv(torch.eye(2, dtype=torch.float64), wide, out=written)
+
+
+class SharesABuffer(nn.Module):
+    """One table under two names, as modules that are made with each other's hold it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16)
+        self.up.table = self.down.table = nn.Buffer(torch.randn(16))
+
+    def forward(self, x):
+        return self.down(self.up(x * self.up.table).relu()) * self.down.table
+
+
+def test_a_buffer_under_two_names():
+    model, x = SharesABuffer(), torch.randn(2, 5, 16)
+    assert len(dict(model.named_buffers())) == 1
+    verdict = axisplit.verify(model, (x,), axisplit.plan(model, (x,), ranks=2), gradients=True)
+    assert verdict.equal
+    assert verdict.exact_error < 1e-13

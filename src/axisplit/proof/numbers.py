@@ -443,7 +443,12 @@ _GROUPED = {getattr(torch, "_grouped_mm", None), getattr(torch.nn.functional, "g
 def widened(model: torch.nn.Module) -> torch.nn.Module:
     """A copy of the model in float64 and complex128."""
     wide = copy_model(model)
-    wide._apply(_wider)  # type: ignore[no-untyped-call]
+    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # a buffer under two names stays one
+
+    def convert(tensor: torch.Tensor) -> torch.Tensor:
+        return made.setdefault(id(tensor), (tensor, _wider(tensor)))[1]
+
+    wide._apply(convert)  # type: ignore[no-untyped-call]
     return wide
 
 
