@@ -345,6 +345,25 @@ def test_a_path_that_is_taken_on_values_only_is_planned(ranks):
     assert not axisplit.plan(model.to("meta"), x.to("meta"), ranks=ranks).on_values
 
 
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(Forks()) for _ in range(8))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_a_path_on_values_is_folded_as_the_trace_is():
+    model, x = perturb(Deep()).eval(), torch.randn(2, 5, 16)
+    plan = axisplit.plan(model, x, ranks=2)
+    assert plan.on_values
+    assert any("8 blocks, 4 of them traced" in text for text in plan.assumed)
+    assert axisplit.verify(model, x, plan).equal
+
+
 def test_a_plan_that_holds_on_both_paths_is_kept():
     class Beside(Bare):
         def forward(self, x):

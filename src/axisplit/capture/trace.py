@@ -81,14 +81,11 @@ def own_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return own(args), own(kwargs)
 
 
-def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = (), on_values: bool = False) -> Captured:
-    """Trace a model on example inputs: every phase that runs, or exactly those in `only`. `on_values` takes the real
-    tensors from the start: there are models that leave out a mask that hides nothing, but keep it on fake tensors.
+def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = ()) -> Captured:
+    """Trace a model on example inputs: every phase that runs, or exactly those in `only`.
 
     Raises: InputError if the model does not run on the inputs; CaptureError if an op cannot be represented.
     """
-    if on_values:
-        return _capture_on_values(model, inputs, only)
     folds = find_folds(model)
     if folds:
         found = _capture_folded(model, inputs, folds, only)
@@ -109,10 +106,6 @@ def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = (), 
                 needed="weights: the path taken depends on data",
                 do="plan the loaded model rather than its config",
             ) from error
-    return _capture_on_values(model, inputs, only)
-
-
-def _capture_on_values(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...]) -> Captured:
     try:
         return _capture(model, inputs, fake=False, only=only)
     except AxisplitError:

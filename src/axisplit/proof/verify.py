@@ -9,7 +9,7 @@ import torch
 
 from axisplit.capture.graph import Graph
 from axisplit.capture.randomness import random_op
-from axisplit.capture.trace import Captured, Inputs, capture
+from axisplit.capture.trace import Captured, Inputs, capture, path_on_values
 from axisplit.errors import InputError, ProofError
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, plan_parameters, prove_programs
@@ -91,8 +91,9 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan, captured: Ca
     Raises: PlanMismatchError if the plan is not for this model; InputError if the model draws random numbers;
         ProofError if the whole model itself does not run.
     """
-    if captured is None or (plan.on_values and captured.fake):
-        captured = capture(model, inputs, on_values=plan.on_values)
+    captured = captured or capture(model, inputs)
+    if plan.on_values:
+        captured = path_on_values(model, inputs, captured)[0] or captured
     decision = decision_of(plan, captured)
     check_draws_nothing(captured.graph, plan)
     lowered = refold(plan, captured.folds)
