@@ -7,10 +7,12 @@ def test_the_public_names() -> None:
     names = [
         "Audit",
         "AxisplitError",
+        "Comparison",
         "Plan",
         "Verdict",
         "audit",
         "clip_grad_norm_",
+        "compare",
         "gather_state_dict",
         "load",
         "parallelize",

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import axisplit
-from axisplit.cli.options import Batch, Json, Model, NewTokens, PlanFile, Prompt, Ranks, Seq, check_ranks, parse_bytes
+from axisplit.cli.options import (
+    Batch,
+    Json,
+    Model,
+    NewTokens,
+    PlanFile,
+    Prompt,
+    Ranks,
+    Seq,
+    check_ranks,
+    parse_bytes,
+    parse_shapes,
+)
 from axisplit.cli.output import show, show_json
 
 if TYPE_CHECKING:
@@ -169,6 +181,37 @@ def generate(
     sys.stderr.write(f"{generation.summary(made)}\n")
     if as_json:
         show_json(made.to_json())
+
+
+@app.command()
+def compare(
+    expression: Annotated[str, typer.Argument(metavar="EXPR", help='Such as "gelu(X @ W1) @ W2".')],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[NAME=AxB]...", help="More shapes.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--shape", metavar="NAME=AxB", help="Of each tensor: --shape X=2x4 W1=4x4.")
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", metavar="N", help="How many ranks.", callback=check_ranks)] = 2,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Judge this one: steps with -> between them; may be given again."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME", help="Not a weight; the first tensor if none is named."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random values.")] = 0,
+    trace: Annotated[bool, typer.Option("--trace", help="Print each rank's values, step by step.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge every way to distribute an expression: legal or not, bytes, error, and which is best."""
+    from axisplit.lesson.compare import compare as judge_ways
+
+    shapes = parse_shapes([*(shape or ()), *(more or ())])
+    found = judge_ways(expression, shapes, ranks, strategies=strategy or (), inputs=inputs or (), seed=seed)
+    if trace and not as_json:
+        show(found.trace())
+        show()
+    _print(found, found.to_json(), as_json)
 
 
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})

@@ -36,6 +36,28 @@ def parse_bytes(text: str) -> float:
     return float(found[1]) * unit
 
 
+def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name. Raises: InputError.
+
+    >>> parse_shapes(["X=2x4", "b=4"])
+    {'X': (2, 4), 'b': (4,)}
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        read = re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(\d+(?:\s*[x×,]\s*\d+)*)\s*", text)
+        sizes = tuple(map(int, re.split(r"[x×,]", read[2]))) if read else ()
+        if read is None or 0 in sizes or read[1] in found:
+            raise InputError(
+                "this is not a shape" if read is None or 0 in sizes else "the tensor has two shapes",
+                where="--shape",
+                got=text,
+                needed="a name and sizes of 1 or more, once for each tensor",
+                do="write --shape X=2x4 W1=4x16",
+            )
+        found[read[1]] = sizes
+    return found
+
+
 def check_ranks(ranks: int) -> int:
     """The number of ranks. Raises: InputError below 1."""
     if ranks < 1:
