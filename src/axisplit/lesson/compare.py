@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,9 @@ from axisplit.lesson.setting import Fault, Setting
 from axisplit.lesson.ways import Collect, Compute, Layout, Way, all_ways, collect_bytes, layout_of_way
 from axisplit.lesson.words import read_way, words_of
 from axisplit.solve.states import PARTIAL, WHOLE
+
+if TYPE_CHECKING:
+    from axisplit.lesson.exercise import Checked
 
 MOST_ELEMENTS = 1 << 24  # of all tensors and results together; beyond it nothing is run and the rules alone judge
 Shape = Sequence[int]
@@ -49,7 +52,8 @@ class Strategy:
 
     @property
     def splits_every_weight(self) -> bool:
-        return all(state != WHOLE for _, state in self.layout)
+        """Whether there are weights, and no rank holds one whole."""
+        return bool(self.layout) and all(state != WHOLE for _, state in self.layout)
 
     @property
     def cost(self) -> tuple[float, int]:
@@ -111,6 +115,12 @@ class Comparison:
         """A named tensor, or an op's result in words."""
         return value if isinstance(value, str) else self.formula.ops[value].text
 
+    def check(self, solution: Callable[..., torch.Tensor]) -> Checked:
+        """What a learner's own solution is worth; see `lesson.exercise`. Raises: InputError."""
+        from axisplit.lesson.exercise import check
+
+        return check(solution, self)
+
     def trace(self) -> str:
         """Every strategy as Python for each rank, with the values that come of it."""
         from axisplit.report.compare import trace_text
@@ -159,7 +169,7 @@ def compare(
     values = [*formula.names, *range(len(formula.ops))]
     small = sum(math.prod(setting.shape(value)) for value in values) <= MOST_ELEMENTS
     tensors = _tensors(formula, shapes, sizes, seed) if small else None
-    found = [_given(setting, text, tensors) for text in strategies] if strategies else _all_named(setting, tensors)
+    found = [judge_steps(setting, text, tensors) for text in strategies] if strategies else _all_named(setting, tensors)
     best = min((s for s in found if s.valid and s.splits_every_weight), key=lambda s: s.cost, default=None)
     drawn = small and not any(isinstance(s, torch.Tensor) for s in shapes.values())
     told = tuple(replace(s, reason=s.reason + _beside(setting, s, best)) for s in found)
@@ -195,7 +205,8 @@ def _tensors(
     return found
 
 
-def _given(setting: Setting, text: str, tensors: Mapping[str, torch.Tensor] | None) -> Strategy:
+def judge_steps(setting: Setting, text: str, tensors: Mapping[str, torch.Tensor] | None) -> Strategy:
+    """A strategy in words, judged. Raises: InputError."""
     return _strategy(setting, text.strip(), read_way(setting, text), tensors)
 
 

@@ -191,7 +191,7 @@ class Setting:
                     yield from () if adds else [Run(inputs, WHOLE, fault)]
 
     def _on_parts(self, number: int, operands: Sequence[Value]) -> Iterator[Run]:
-        """A function of one tensor that needs an axis whole, on parts: the result is taken for parts of the same dim."""
+        """A function of one tensor that needs an axis whole, on parts: the result is taken for parts of that dim."""
         law = self._derived.laws[number]
         letters = {self._keys.get(leaf) for axis in law.whole for leaf in self._derived.axes.leaves(axis)}
         for letter in sorted(letters & self.splits.keys(), key=str) if len(operands) == 1 else ():

@@ -59,7 +59,7 @@ def _groups(found: Comparison) -> list[list[str]]:
         ("WAYS THAT SPLIT EVERY WEIGHT", [s for s in right if s.splits_every_weight]),
         ("WRONG, THOUGH NOT DEARER", [s for s in found.strategies if not s.valid and s.splits_every_weight]),
         (
-            "WAYS THAT KEEP A WEIGHT WHOLE ON EVERY RANK",
+            "WAYS THAT KEEP A WEIGHT WHOLE ON EVERY RANK" if found.setting.weights else "WAYS",
             _first_of_each([s for s in right if not s.splits_every_weight]),
         ),
     )
@@ -96,8 +96,8 @@ def _error(strategy: Strategy) -> str:
 def _best(found: Comparison) -> list[str]:
     best = found.best
     if best is None:
-        why = "no weights are named" if not found.setting.weights else "none of these is right and splits every weight"
-        return [f"BEST  {why}"]
+        none = "there are no weights to split: every tensor is an input"
+        return [f"BEST  {'none of these is right and splits every weight' if found.setting.weights else none}"]
     number = f"strategy {found.strategies.index(best) + 1}: " if found.given else ""
     lines = hang("BEST  ", f"{number}{' -> '.join(best.steps) if found.given else best.name}")
     letters = {state[2:] for _, state in best.layout if state[0] == "S"}
