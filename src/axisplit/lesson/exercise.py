@@ -9,9 +9,9 @@ The solution is a function of the named tensors. Its variables that end in `_GPU
         return torch.cat([y_GPU0, y_GPU1], dim=1) @ W2
 
 Its statements are run one by one, in a namespace that notes on which GPU a value was stored. An op that reads values of
-several GPUs is an exchange (an addition is an all-reduce, putting side by side an all-gather), and so is storing on one GPU
-what was computed on another. Tensors under other names (the given ones and their pieces) are wherever they are needed, as
-weights are loaded where they belong; which pieces of a weight each GPU reads is noted.
+several GPUs is an exchange (an addition is an all-reduce, putting side by side an all-gather), and so is storing on one
+GPU what was computed on another. Tensors under other names (the given ones and their pieces) are wherever they are
+needed, as weights are loaded where they belong; which pieces of a weight each GPU reads is noted.
 """
 
 from __future__ import annotations
