@@ -127,10 +127,41 @@ class Comparison:
 
         return trace_text(self)
 
+    def draw(self, strategy: Strategy | None = None) -> Drawing:
+        """The steps of a strategy (the best one by default) as drawings, for a notebook.
+
+        Raises: InputError if none is right and splits every weight, and none is given.
+        """
+        from axisplit.report.compare_html import way_html
+
+        chosen = strategy or self.best
+        if chosen is None:
+            raise InputError("there is no best way to draw", do="pass one of .strategies")
+        return Drawing(way_html(self, chosen), f"{chosen.name}: {' -> '.join(chosen.steps)}")
+
+    def _repr_html_(self) -> str:
+        from axisplit.report.compare_html import comparison_html
+
+        return comparison_html(self)
+
     def __str__(self) -> str:
         from axisplit.report.compare import comparison_text
 
         return comparison_text(self)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Something to look at in a notebook, with a text for where there is none."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def compare(

@@ -109,6 +109,11 @@ class Setting:
         found = (leaf for dim in self._derived.dims[self._index[value]] for leaf in self._derived.axes.leaves(dim))
         return [self._keys[leaf] for leaf in found if leaf in self._keys]
 
+    def dim_letters(self, value: Value) -> list[str]:
+        """For each dim of a value its axis; nothing for one of size 1."""
+        dims = self._derived.dims[self._index[value]]
+        return ["".join(self._keys.get(leaf, "") for leaf in self._derived.axes.leaves(dim)) for dim in dims]
+
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """Every axis of more than one index, in order of appearance."""

@@ -17,12 +17,9 @@ MOST_ROWS = 12  # of a group; the rest is in --json
 
 def comparison_text(found: Comparison) -> str:
     """The whole comparison."""
-    blocks = [_head(found), _axes(found)]
-    if found.given:
-        blocks.append(_ways("STRATEGIES  in the order given", found, found.strategies))
-    else:
-        blocks += _groups(found)
-    return "\n\n".join("\n".join(lines) for lines in [*blocks, _best(found)] if lines)
+    ways = [_ways(title, found, some) for title, some in groups_of(found)]
+    blocks = [_head(found), _axes(found), *ways, _best(found)]
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
 def _head(found: Comparison) -> list[str]:
@@ -53,17 +50,18 @@ def _dim_text(found: Comparison, value: str | int, dim: int) -> str:
     return {1: "entries", 2: ("rows", "columns")[min(dim, 1)]}.get(ndim, f"dim {dim}")
 
 
-def _groups(found: Comparison) -> list[list[str]]:
+def groups_of(found: Comparison) -> list[tuple[str, Sequence[Strategy]]]:
+    """Strategies under their headings: as given, or those that split every weight first."""
+    if found.given:
+        return [("STRATEGIES  in the order given", found.strategies)]
     right = [s for s in found.strategies if s.valid]
-    groups = (
+    whole = "WAYS THAT KEEP A WEIGHT WHOLE ON EVERY RANK" if found.setting.weights else "WAYS"
+    groups = [
         ("WAYS THAT SPLIT EVERY WEIGHT", [s for s in right if s.splits_every_weight]),
         ("WRONG, THOUGH NOT DEARER", [s for s in found.strategies if not s.valid and s.splits_every_weight]),
-        (
-            "WAYS THAT KEEP A WEIGHT WHOLE ON EVERY RANK" if found.setting.weights else "WAYS",
-            _first_of_each([s for s in right if not s.splits_every_weight]),
-        ),
-    )
-    return [_ways(title, found, some) for title, some in groups if some]
+        (whole, _first_of_each([s for s in right if not s.splits_every_weight])),
+    ]
+    return [(title, some) for title, some in groups if some]
 
 
 def _first_of_each(strategies: Iterable[Strategy]) -> list[Strategy]:
