@@ -7,10 +7,12 @@ def test_the_public_names() -> None:
     names = [
         "Audit",
         "AxisplitError",
+        "Fit",
         "Plan",
         "Verdict",
         "audit",
         "clip_grad_norm_",
+        "fit",
         "gather_state_dict",
         "load",
         "parallelize",

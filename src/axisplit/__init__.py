@@ -8,6 +8,7 @@ model = axisplit.load("checkpoint_dir", plan)      # the same without ever holdi
 axisplit.clip_grad_norm_(model, 1.0)               # in training: the norm of the whole model's gradients
 whole = axisplit.gather_state_dict(model)          # the whole model's state dict, on rank 0
 axisplit.register_rule("mylib::linear", "... i, o i -> ... o")   # how an op of your own splits
+print(axisplit.fit(params=7e9, ranks=8, memory=80e9))             # what fits, and under which parallelism
 print(axisplit.audit(model, inputs, ranks=4))      # of a plan made by hand: is it right, and what does it move?
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from axisplit.auditing import Audit, audit
     from axisplit.axes.register import register_rule
     from axisplit.errors import AxisplitError
+    from axisplit.memory.fit import Fit, fit
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
     from axisplit.training import clip_grad_norm_, gather_state_dict
@@ -28,10 +30,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Audit",
     "AxisplitError",
+    "Fit",
     "Plan",
     "Verdict",
     "audit",
     "clip_grad_norm_",
+    "fit",
     "gather_state_dict",
     "load",
     "parallelize",
@@ -45,6 +49,8 @@ _HOMES = {
     "audit": "axisplit.auditing",
     "AxisplitError": "axisplit.errors",
     "clip_grad_norm_": "axisplit.training",
+    "Fit": "axisplit.memory.fit",
+    "fit": "axisplit.memory.fit",
     "gather_state_dict": "axisplit.training",
     "Plan": "axisplit.solve.plan",
     "Verdict": "axisplit.proof.verify",
