@@ -103,7 +103,7 @@ class ShapeContents:
         rows = self.rows if method == "tensor" else rows_of_busiest(self.rows, ranks)
         activations, caches = self._activations(rows, split), self._caches(self.shape.layers, rows, split)
         held = self.parameters / (1 if method == "data" else ranks)
-        if method != "fsdp":
+        if method != "fsdp" or ranks == 1:
             return (Part(held, held, activations, caches),)
         block = self.parameters / self.shape.layers
         gathered = min(UNITS_AT_ONCE, self.shape.layers) * block

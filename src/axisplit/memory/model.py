@@ -195,13 +195,15 @@ def _named_pieces(model: torch.nn.Module, prefix: str = "") -> Iterator[tuple[st
 
 
 def _pieces(model: torch.nn.Module, usages: tuple[Usage, Usage], training: bool) -> tuple[Piece, ...]:
-    """The pieces in the order in which they run; what belongs to none of them comes first."""
-    named = dict(_named_pieces(model))
-    order = {name: number for number, name in enumerate(usages[1].order)}
-    names = sorted(named, key=lambda name: order.get(name, len(order)))
+    """The pieces in the order in which they run. What belongs to none of them comes first, those that never run last
+    (none, if others hold the same tensors).
+    """
+    named, ran = dict(_named_pieces(model)), usages[1].order
     owners = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
-    inside = {name: _leaves_of(model.get_submodule(name), owners) for name in names}
-    rest = set(owners.values()).difference(*inside.values()) if inside else set(owners.values())
+    inside = {name: _leaves_of(model.get_submodule(name), owners) for name in named}
+    used = set[str]().union(*(inside[name] for name in ran))
+    names = [*ran, *(name for name in named if name not in ran and not inside[name] <= used)]
+    rest = set(owners.values()).difference(*inside.values())
     found = [_piece("", frozenset(rest), False, usages, training)]
     found += [_piece(name, inside[name], named[name], usages, training) for name in names]
     first = found[0]

@@ -25,7 +25,7 @@ def assign_stages(sizes: Sequence[float], stages: int) -> list[tuple[int, int]]:
         while len(sizes) - end >= left:  # a block at least for each of the others
             fits = held + sizes[end] <= cap
             must = left == 1 or _stages_needed(sizes[end:], cap) > left - 1
-            if not must and not (fits and held + sizes[end] / 2 <= share):
+            if not must and not (fits and held + sizes[end] / 2 < share):
                 break
             held, end = held + sizes[end], end + 1
         found.append((start, end))

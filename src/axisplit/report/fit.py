@@ -92,7 +92,7 @@ def _frozen(fit: Fit) -> bool:
 
 def _table(fit: Fit) -> list[str]:
     shown = [column for column in _COLUMNS if _has(fit, *column)]
-    memory = [] if fit.memory_bytes is None else [f"{size_text(fit.memory_bytes)}?", "fewest ranks"]
+    memory = [] if fit.memory_bytes is None else [f"{size_text(fit.memory_bytes)}?", "needs"]
     groups = [(method, list(rows)) for method, rows in groupby(fit.rows, key=lambda row: row.parallelism)]
     alone = fit.ranks == 1
     groups = groups[:1] if alone else groups
@@ -101,7 +101,7 @@ def _table(fit: Fit) -> list[str]:
     for method, rows in groups:
         starts.append((len(body), method))
         possible = [(names, row) for names, row in _merged(rows) if row.fullest is not None]
-        body += [_cells(names, row, shown, _fewest_by_method(fit, row)) for names, row in possible]
+        body += [_cells(names, row, shown, _needs(fit, row)) for names, row in possible]
     lines = columns(body, "l" + "r" * (len(shown) + 1) + "l" * len(memory), indent=4, gap=2)
     for at, method in reversed(starts):
         lines.insert(at, "  on one rank" if alone else f"  {_WORD[method]}: {_method_text(fit, method)}")
@@ -142,7 +142,7 @@ def _merged(rows: Iterable[Row]) -> list[tuple[str, Row]]:
     return [("/".join(names) + _SHORT.get(row.recipe.name, ""), row) for names, row in found.values()]
 
 
-def _cells(names: str, row: Row, shown: Sequence[tuple[str, str]], fewest: str) -> tuple[str, ...]:
+def _cells(names: str, row: Row, shown: Sequence[tuple[str, str]], needs: str) -> tuple[str, ...]:
     held = row.fullest
     assert held is not None
     sizes = [getattr(held, field) for _, field in shown]
@@ -150,20 +150,19 @@ def _cells(names: str, row: Row, shown: Sequence[tuple[str, str]], fewest: str) 
     if row.over_bytes is None:
         return tuple(cells)
     verdict = "fits" if row.fits else f"{bytes_text(row.over_bytes)} over"
-    return (*cells, verdict, fewest)
+    return (*cells, verdict, needs)
 
 
-def _fewest_by_method(fit: Fit, row: Row) -> str:
-    """Of one rank all ways are one, and it is the others that more ranks would help."""
+def _needs(fit: Fit, row: Row) -> str:
+    """The fewest ranks; on one rank all ways are one, and it is of the others that more ranks would help."""
     if fit.ranks > 1 or row.fits:
-        return _fewest(row)
+        return "never fits" if row.fewest_ranks is None else f"{_fewest(row)} rank{'s' if row.fewest_ranks > 1 else ''}"
     others = [fit.row(method, row.recipe.dtype, row.recipe.name) for method in METHODS[1:]]
-    return ", ".join(f"{_WORD[each.parallelism]} {_fewest(each)}" for each in others)
+    found = [f"{_WORD[other.parallelism]} {_fewest(other)}" for other in others if other.fewest_ranks is not None]
+    return f"{', '.join(found)} ranks" if found else "never fits"
 
 
 def _fewest(row: Row) -> str:
-    if row.fewest_ranks is None:
-        return "never"
     return f"{'≈ ' if row.fewest_is_estimate else ''}{row.fewest_ranks:,}"
 
 
