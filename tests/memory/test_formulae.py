@@ -64,6 +64,19 @@ def test_activations_of_gpt_3_by_parallelism():
     assert [held.activation_bytes for held in stages] == [12 * rows * one_layer for rows in range(8, 0, -1)]
 
 
+def test_recomputation_keeps_less():
+    unit = 2048 * 12288
+
+    def held(recompute, method="data"):
+        asked = {"training": True, "batch": 8, "recompute": recompute, **GPT3}
+        return axisplit.fit(params=175e9, ranks=8, **asked).row(method, "bf16").fullest.activation_bytes / unit
+
+    assert [held(recompute) for recompute in ("none", "attention", "full")] == [96 * 114, 96 * 34, 96 * 2 + 114]
+    assert held("attention", "tensor") == 8 * 96 * (10 + 3)
+    assert held("full", "tensor") == 8 * (96 * 2 + 10 + 3 + 10)
+    assert held("full", "pipeline") == 12 * 8 * 2 + 114
+
+
 def test_fsdp_gathers_two_layers_and_one_of_gradients():
     found = axisplit.fit(params=96e9, ranks=8, training=True, **GPT3)
     assert found.row("fsdp", "bf16").fullest.gathered_bytes == 2 * 1e9 * 2 + 1e9 * 2
@@ -182,5 +195,11 @@ def test_requests_that_cannot_be_answered():
         axisplit.fit(params=7e9, ranks=2, heads=32, kv_heads=5)
     with pytest.raises(InputError, match="a model has sizes of its own"):
         axisplit.fit(object(), (), ranks=2, layers=3)
+    with pytest.raises(InputError, match="only training recomputes"):
+        axisplit.fit(params=7e9, ranks=2, recompute="full")
+    with pytest.raises(InputError, match="a model's attention is measured as it runs"):
+        axisplit.fit(object(), (), ranks=2, recompute="attention", training=True)
+    with pytest.raises(InputError, match="this cannot be recomputed"):
+        axisplit.fit(params=7e9, ranks=2, recompute="some", training=True)
     with pytest.raises(InputError, match="a model needs inputs"):
         axisplit.fit(object(), ranks=2)

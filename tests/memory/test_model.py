@@ -30,8 +30,18 @@ def test_a_small_model_by_hand_in_training():
     assert half.activation_bytes == 4 * 2 * (4 + 4 + 4 + 4)  # both rows, GELU on half of the hidden axis
     first, second = found.row("pipeline", "fp32").by_rank
     assert (first.parameter_bytes, second.parameter_bytes) == (4 * (32 + 8), 4 * (32 + 4))
-    assert first.activation_bytes == 4 * 2 * (4 + 8)  # two rows in flight; GELU and its output are the second's
-    assert second.activation_bytes == 4 * 1 * (8 + 4)
+    assert first.activation_bytes == 4 * 2 * 4  # two rows in flight; what is sent on is the second's
+    assert second.activation_bytes == 4 * 1 * (8 + 8 + 4)
+
+
+def test_what_is_recomputed_keeps_what_it_was_given():
+    found = axisplit.fit(mlp(), X, ranks=2, training=True, recompute="full")
+    entered, largest = 4 + 8 + 8, 8 + 4  # of a row; the last linear keeps its input and the model's output
+    assert found.row("data", "fp32").fullest.activation_bytes == 4 * (entered + largest)
+    first, second = found.row("pipeline", "fp32").by_rank
+    assert first.activation_bytes == 4 * (2 * 4 + 1 * 4)  # two rows in flight, one computed again
+    assert second.activation_bytes == 4 * (8 + 8 + largest)
+    assert found.row("tensor", "fp32").fullest.activation_bytes == 4 * 2 * (4 + 4 + 4 + (4 + 4))
 
 
 def test_a_small_model_by_hand_in_inference():

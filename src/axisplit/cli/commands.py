@@ -41,6 +41,14 @@ app = typer.Typer(
 )
 
 
+class Recomputed(StrEnum):
+    """What backward computes again instead of keeping it."""
+
+    none = "none"
+    attention = "attention"
+    full = "full"
+
+
 class ExportFormat(StrEnum):
     """Whose words a plan is exported in."""
 
@@ -118,6 +126,9 @@ def fit(
     training: Annotated[
         bool, typer.Option("--training", help="Gradients, Adam's states and what backward needs too.")
     ] = False,
+    recompute: Annotated[
+        Recomputed, typer.Option(help="In training, what is computed again: attention's scores, or full layers.")
+    ] = Recomputed.none,
     batch: Rows = None,
     seq: Tokens = None,
     layers: Annotated[int | None, typer.Option(metavar="L", min=1, help="With --params: layers.")] = None,
@@ -136,6 +147,7 @@ def fit(
         ranks,
         None if memory is None else parse_bytes(memory, "--memory"),
         training=training,
+        recompute=recompute.value,
         batch=batch,
         seq=seq,
         shape=shape,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from axisplit.memory.formulae import cache_bytes, layer_activation_bytes, score_bytes, working_bytes
+from axisplit.memory.formulae import Recompute, cache_bytes, layer_activation_bytes, score_bytes, working_bytes
 from axisplit.memory.shapes import DecoderShape
 from axisplit.memory.stages import assign_stages
 
@@ -22,6 +22,7 @@ METHODS: tuple[Method, ...] = ("data", "pipeline", "tensor", "fsdp")
 Widths = tuple[float, float]
 """Bytes where activations are in 16 bit, and where they are in 32 bit."""
 
+_PAPER = "Korthikanti et al. 2022"
 UNITS_AT_ONCE = 2
 """Blocks that FSDP holds whole at a time: the one that computes and the one that is fetched meanwhile."""
 
@@ -95,6 +96,7 @@ class ShapeContents:
     rows: int
     tokens: int
     training: bool
+    recompute: Recompute = "none"
 
     def parts(self, method: Method, ranks: int) -> tuple[Part, ...]:
         if method == "pipeline":
@@ -136,10 +138,13 @@ class ShapeContents:
     def _basis(self) -> str:
         if not self.training:
             return "formula, residual and MLP in front of and behind its nonlinearity: 10 s·b·h elements; no logits"
-        scores = self._scores()
+        if self.recompute == "full":
+            return f"formula ({_PAPER}): each layer's input, 2 s·b·h bytes in 16 bit, and all of one layer at a time"
+        if self.recompute == "attention":
+            return f"formula ({_PAPER}): 34 s·b·h bytes a layer in 16 bit, no scores (also of a fused attention kernel)"
         return (
-            "formula (Korthikanti et al. 2022), nothing recomputed: s·b·h·(34 + 5·a·s/h) bytes a layer in 16 bit; "
-            f"a fused attention kernel keeps no scores and saves {scores / 1e9:.3g} GB of them on one rank"
+            f"formula ({_PAPER}), nothing recomputed: s·b·h·(34 + 5·a·s/h) bytes a layer in 16 bit; on one rank "
+            f"{self._scores() / 1e9:.3g} GB of them are scores, which --recompute attention or a fused kernel drops"
         )
 
     def _scores(self) -> float:
@@ -161,7 +166,14 @@ class ShapeContents:
         if not self.training:
             return _by_width(lambda w: working_bytes(self.tokens, rows, h, split, w))
         count = self.shape.layers if layers is None else layers
-        return _by_width(lambda w: count * layer_activation_bytes(self.tokens, rows, h, a, split, w))
+        again = 1 if self.recompute == "full" else 0  # a layer at a time, of a stage's micro-batch of one row
+        row = rows if layers is None else 1
+
+        def kept(w: int) -> float:
+            of_all = count * layer_activation_bytes(self.tokens, rows, h, a, split, w, self.recompute)
+            return of_all + again * layer_activation_bytes(self.tokens, row, h, a, split, w)
+
+        return _by_width(kept)
 
     def _caches(self, layers: int, rows: int, split: int) -> Widths:
         if self.training:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from axisplit.errors import InputError
 from axisplit.memory.contents import METHODS, Contents, Method, Part, ShapeContents
-from axisplit.memory.formulae import INFERENCE, TRAINING, Recipe, recipes
+from axisplit.memory.formulae import INFERENCE, TRAINING, Recipe, Recompute, recipes
 from axisplit.memory.shapes import decoder_shape
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ def fit(
     ranks: int,
     memory: float | None = None,
     training: bool = False,
+    recompute: Recompute = "none",
     batch: int | None = None,
     seq: int | None = None,
     layers: int | None = None,
@@ -236,6 +237,8 @@ def fit(
         params: a number of parameters instead: a decoder by the field's formulae, without torch.
         memory: bytes of one rank; without it nothing is said to fit or not.
         training: count gradients, Adam's states and what backward needs, instead of a KV cache.
+        recompute: in training, what backward computes again instead of keeping: attention's scores (with `params`; a
+            model's attention is measured as it runs), or whole blocks ("full").
         batch, seq: with `params`, rows over all ranks (1) and tokens in a row (2,048).
         layers, hidden, heads, kv_heads: with `params`, the decoder's shape; else that of the nearest published model.
         plan: axisplit's plan for the same model and inputs, if it is there already.
@@ -246,18 +249,19 @@ def fit(
     """
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": kv_heads, "batch": batch, "seq": seq}
     check_request(model, params, ranks, memory, sizes)
+    check_recompute(recompute, training, alone=model is None)
     if model is not None and inputs is None:
         raise InputError("a model needs inputs", got="no inputs", needed="what it is called with", do="pass inputs=")
     if model is not None:
         from axisplit.memory.model import measure
 
         assert inputs is not None
-        contents = measure(model, inputs, ranks, training=training, plan=plan, name=name)
+        contents = measure(model, inputs, ranks, training=training, recompute=recompute, plan=plan, name=name)
         return judge(contents, name or type(model).__name__, contents.inputs, ranks, memory, training)
     assert params is not None
     shape = decoder_shape(params, layers, hidden, heads, kv_heads)
     rows, tokens = batch or 1, seq or DEFAULT_TOKENS
-    known = ShapeContents(round(params), shape, rows, tokens, training)
+    known = ShapeContents(round(params), shape, rows, tokens, training, recompute)
     called = name or f"{params / 1e9:.3g}B parameters"
     return judge(known, called, f"{rows:,} × {tokens:,} tokens", ranks, memory, training)
 
@@ -331,4 +335,32 @@ def check_request(
             got=", ".join(own),
             needed="sizes with a number of parameters only",
             do="leave them out, or give a number of parameters (--params) instead of a model",
+        )
+
+
+def check_recompute(recompute: str, training: bool, *, alone: bool) -> None:
+    """Raise InputError for a way to recompute that is none, or that has no meaning here."""
+    if recompute not in ("none", "attention", "full"):
+        raise InputError(
+            "this cannot be recomputed",
+            where="recompute",
+            got=recompute,
+            needed="none, attention or full",
+            do="name one of them",
+        )
+    if recompute != "none" and not training:
+        raise InputError(
+            "only training recomputes",
+            where="recompute",
+            got=f"{recompute}, in inference",
+            needed="training: inference keeps nothing for a backward",
+            do="add --training (training=True), or leave it out",
+        )
+    if recompute == "attention" and not alone:
+        raise InputError(
+            "a model's attention is measured as it runs",
+            where="recompute",
+            got="attention, with a model",
+            needed="none or full: a fused attention keeps no scores that could be computed again",
+            do="--recompute full, or leave it out",
         )

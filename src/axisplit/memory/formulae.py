@@ -14,6 +14,10 @@ Worked example, 7.5e9 parameters, mixed-precision Adam: 16 bytes each are 120 GB
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Recompute = Literal["none", "attention", "full"]
+"""What backward computes again instead of keeping: nothing, attention's scores ("selective"), or whole layers."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,17 @@ def state_bytes_per_rank(parameters: float, recipe: Recipe, ranks: int, stage: i
     return sum(parameters * size / (ranks if level <= stage else 1) for level, size in enumerate(sizes, 1))
 
 
-def layer_activation_bytes(s: float, b: float, h: float, a: float, t: float = 1, w: int = 2) -> float:
-    """What a decoder layer keeps for backward, without recomputation; on each of t tensor-parallel ranks.
+def layer_activation_bytes(
+    s: float, b: float, h: float, a: float, t: float = 1, w: int = 2, recompute: Recompute = "none"
+) -> float:
+    """What a decoder layer keeps for backward, on each of t tensor-parallel ranks.
 
     In 16 bit s b h (10 + 24 / t + 5 a s / (h t)): whole on every rank are the inputs of both norms, of attention and
     of the MLP, and two dropout masks of one byte; split are what lies between, and the a s s b scores (after softmax,
-    after dropout, and a mask). A fused attention kernel keeps no scores: see `score_bytes`.
-    Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, 2022, equations 1 and 2.
+    after dropout, and a mask). Recomputing attention drops the scores, as a fused kernel does; recomputing layers keeps
+    the input of each, 2 s b h, whole on every rank.
+    Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, 2022, equations 1 and 2,
+    sections 4 and 5.
 
     >>> s, b, h, a = 2048, 1, 12288, 96
     >>> layer_activation_bytes(s, b, h, a) == s * b * h * (34 + 5 * a * s / h)
@@ -94,8 +102,11 @@ def layer_activation_bytes(s: float, b: float, h: float, a: float, t: float = 1,
     >>> layer_activation_bytes(s, b, h, a, t=8) == s * b * h * (10 + 24 / 8 + 5 * a * s / (h * 8))
     True
     """
+    if recompute == "full":
+        return s * b * h * w
     whole, split = 4 * w + 2, 12 * w
-    return s * b * h * (whole + split / t) + score_bytes(s, b, a, t, w)
+    scores = 0.0 if recompute == "attention" else score_bytes(s, b, a, t, w)
+    return s * b * h * (whole + split / t) + scores
 
 
 def score_bytes(s: float, b: float, a: float, t: float = 1, w: int = 2) -> float:

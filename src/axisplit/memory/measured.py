@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from axisplit.memory.contents import UNITS_AT_ONCE, Method, Part, Widths, rows_in_flight, rows_of_busiest
+from axisplit.memory.formulae import Recompute
 from axisplit.memory.stages import assign_stages
 
 
@@ -28,12 +29,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of the model that one stage runs: names of its tensors, and what its forward takes."""
+    """A part of the model that one stage runs: names of its tensors, and what its forward takes. `entered`: the part of
+    `activations` that recomputing it in backward begins with.
+    """
 
     name: str
     tensors: frozenset[str]
     is_block: bool
     activations: Widths
+    entered: Widths
     caches: Widths
 
 
@@ -46,6 +50,7 @@ class MeasuredContents:
     pieces: tuple[Piece, ...]
     rows: int
     training: bool
+    recompute: Recompute
     inputs: str
     ranks: int
     tensor: tuple[Part, ...]
@@ -73,8 +78,7 @@ class MeasuredContents:
     def notes(self) -> tuple[tuple[str, str], ...]:
         blocks = sum(piece.is_block for piece in self.pieces)
         text = f"{len(self.pieces)} pieces in the order in which they run, {blocks} of them repeated blocks"
-        flight = "; 1F1B, micro-batches of one row" if self.training else ""
-        return (*self.remarks, ("pipeline", f"{text}{flight}{self._held_twice()}"))
+        return (*self.remarks, ("pipeline", f"{text}{self._held_twice()}"))
 
     def _held_twice(self) -> str:
         uses = [name for piece in self.pieces for name in piece.tensors]
@@ -87,14 +91,10 @@ class MeasuredContents:
         if method == "tensor":
             return self._tensor(ranks)
         share = rows_of_busiest(self.rows, ranks) / self.rows
-        activations, caches = _scaled(self._activations(self.pieces), share), _scaled(_sum_caches(self.pieces), share)
+        activations = activations_of(self.pieces, self.training, self.recompute, share, share)
+        caches = _scaled(_sum_caches(self.pieces), share)
         whole = self._holding(self.sizes, activations, caches)
         return (whole if method == "data" or ranks == 1 else self._sharded(whole, ranks),)
-
-    def _activations(self, pieces: Sequence[Piece]) -> Widths:
-        """In training what all keep; without, the most that any of them works in."""
-        narrow, wide = zip(*(piece.activations for piece in pieces), strict=True)
-        return (sum(narrow), sum(wide)) if self.training else (max(narrow), max(wide))
 
     def _holding(self, names: Iterable[str], activations: Widths, caches: Widths) -> Part:
         sizes = [self.sizes[name] for name in names]
@@ -128,7 +128,8 @@ class MeasuredContents:
             pieces = self.pieces[start:end]
             flight = rows_in_flight(self.rows, ranks, stage) / self.rows if self.training else 1.0
             names = frozenset[str]().union(*(piece.tensors for piece in pieces))
-            found.append(self._holding(names, _scaled(self._activations(pieces), flight), _sum_caches(pieces)))
+            activations = activations_of(pieces, self.training, self.recompute, flight, 1 / self.rows)
+            found.append(self._holding(names, activations, _sum_caches(pieces)))
         return tuple(found)
 
     def _tensor(self, ranks: int) -> tuple[Part, ...]:
@@ -141,13 +142,38 @@ class MeasuredContents:
         return (_between(whole, fullest, self.ranks, ranks),)
 
 
+def activations_of(
+    pieces: Sequence[Piece], training: bool, recompute: Recompute, share: float = 1.0, at_once: float = 1.0
+) -> Widths:
+    """In training what all pieces keep for a share of the rows; without, the most that any of them works in.
+
+    Where blocks are recomputed they keep what they were given, and the largest is whole for the rows that are computed
+    at once.
+    """
+    if not training:
+        return _scaled(_most(piece.activations for piece in pieces), share)
+    full = recompute == "full"
+    kept = _sum(piece.entered if full and piece.is_block else piece.activations for piece in pieces)
+    again = _most(piece.activations for piece in pieces if piece.is_block and full)
+    return kept[0] * share + again[0] * at_once, kept[1] * share + again[1] * at_once
+
+
+def _sum(widths: Iterable[Widths]) -> Widths:
+    pairs = list(widths)
+    return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
+
+def _most(widths: Iterable[Widths]) -> Widths:
+    pairs = list(widths)
+    return max((pair[0] for pair in pairs), default=0.0), max((pair[1] for pair in pairs), default=0.0)
+
+
 def _scaled(widths: Widths, share: float) -> Widths:
     return widths[0] * share, widths[1] * share
 
 
 def _sum_caches(pieces: Iterable[Piece]) -> Widths:
-    narrow, wide = zip(*(piece.caches for piece in pieces), strict=True)
-    return sum(narrow), sum(wide)
+    return _sum(piece.caches for piece in pieces)
 
 
 def _between(whole: Part, part: Part, ranks: int, wanted: int) -> Part:

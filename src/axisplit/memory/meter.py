@@ -3,6 +3,7 @@
     storages   each one an op makes is an event (+bytes) when it is made and one (−bytes) when nothing refers to it
     working    the largest sum of events, caches left out: what a forward without gradients works in
     kept       storages that autograd saved for backward or that the forward returned, parameters left out
+    entered    storages of the floats that a module was given, and none before it: what recomputing it begins with
 
 Every event and kept storage belongs to the watched module that was the last to begin ("" before the first).
 """
@@ -39,6 +40,7 @@ class Usage:
     """Bytes of one forward by module; `order` is the order in which modules first ran."""
 
     kept: Mapping[str, int]
+    entered: Mapping[str, int]
     working: Mapping[str, int]
     caches: Mapping[str, int]
     order: tuple[str, ...]
@@ -47,17 +49,18 @@ class Usage:
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every op of a forward on real, fake or meta tensors, and what autograd saves."""
 
-    def __init__(self, model: torch.nn.Module, modules: Iterable[str]) -> None:
+    def __init__(self, model: torch.nn.Module, modules: Iterable[str], *, keeping: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
         self.order: list[str] = []
-        self._inside = ""
+        self._inside, self._keeping = "", keeping
         self._numbers: dict[int, int] = {}  # storage -> its number in events, while it lives
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._made_in: dict[int, str] = {}
         self.model, self._modules = model, tuple(modules)
         self._own = {_key(tensor) for tensor in [*model.parameters(), *model.buffers()]}
         self.kept: dict[int, tuple[str, int]] = {}
+        self.entered: dict[int, tuple[str, torch.UntypedStorage]] = {}  # alive, or another could have its number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -66,13 +69,18 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._meet(leaf)
         return result
 
-    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Autograd saves a tensor, or the forward returns it."""
-        key = _key(tensor)
-        if key not in self._own:
-            number = self._numbers.get(key)
-            module = self._inside if number is None else self._made_in[number]
-            self.kept.setdefault(key, (module, tensor.untyped_storage().nbytes()))
+    def save(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Autograd saves a tensor: it is the running module's, for a stage also keeps what another has sent to it."""
+        return self._keep(tensor, self._inside)
+
+    def give_back(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The forward returns a tensor: it is the module's that made it."""
+        number = self.number(tensor)
+        return self._keep(tensor, "" if number is None else self._made_in[number])
+
+    def _keep(self, tensor: torch.Tensor, module: str) -> torch.Tensor:
+        if _key(tensor) not in self._own:
+            self.kept.setdefault(_key(tensor), (module, tensor.untyped_storage().nbytes()))
         return tensor
 
     def number(self, tensor: torch.Tensor) -> int | None:
@@ -87,7 +95,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def watching(self) -> Iterator[None]:
         """Within, ops belong to the module that was the last to begin."""
         watched = [(name, self.model.get_submodule(name)) for name in self._modules]
-        hooks = [module.register_forward_pre_hook(self._entering(name)) for name, module in watched]
+        hooks = [module.register_forward_pre_hook(self._entering(name), with_kwargs=True) for name, module in watched]
         try:
             with self:
                 yield
@@ -96,8 +104,11 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 hook.remove()
 
     def _entering(self, name: str) -> Any:
-        def enter(*_: Any) -> None:
+        def enter(_: Any, args: Any, kwargs: Any) -> None:
             self._inside = name
+            for leaf in tree_leaves((args, kwargs)) if self._keeping else ():
+                if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and _key(leaf) not in self._own:
+                    self.entered.setdefault(_key(leaf), (name, leaf.untyped_storage()))
             if name not in self.order:
                 self.order.append(name)
 
@@ -146,22 +157,29 @@ def watch(
         training: with gradients, what backward needs; else the working set and caches.
     Raises: whatever the model raises.
     """
-    meter = Meter(model, modules)
+    meter = Meter(model, modules, keeping=training)
     with torch.set_grad_enabled(training), meter.watching():
         if training:
-            with torch.autograd.graph.saved_tensors_hooks(meter.keep, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(meter.save, lambda tensor: tensor):
                 result = model(*args, **kwargs)
         else:
             result = model(*args, **kwargs)
-        list(leaves(result, meter.keep))
+        list(leaves(result, meter.give_back))
     caches = {} if training else _caches(meter, result)
-    by_module: dict[str, int] = defaultdict(int)
-    for number, size in caches.items():
-        by_module[meter.made_in(number)] += size
-    kept: dict[str, int] = defaultdict(int)
-    for module, size in meter.kept.values():
-        kept[module] += size
-    return Usage(dict(kept), working_peaks(meter.events, caches), dict(by_module), tuple(meter.order))
+    return Usage(
+        kept=_summed(meter.kept.values()),
+        entered=_summed((module, storage.nbytes()) for module, storage in meter.entered.values()),
+        working=working_peaks(meter.events, caches),
+        caches=_summed((meter.made_in(number), size) for number, size in caches.items()),
+        order=tuple(meter.order),
+    )
+
+
+def _summed(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = defaultdict(int)
+    for module, size in sizes:
+        found[module] += size
+    return dict(found)
 
 
 def _caches(meter: Meter, result: Any) -> dict[int, int]:

@@ -9,7 +9,7 @@ The measuring is on the CPU's ops: a fused attention keeps no scores there, as o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,8 @@ from axisplit.errors import CaptureError, LayoutError, LoweringError
 from axisplit.lower.apply import apply_captured, apply_edits, apply_places, sites_of
 from axisplit.lower.planning import make_plan
 from axisplit.memory.contents import Part, Widths
-from axisplit.memory.measured import MeasuredContents, Piece, Size
+from axisplit.memory.formulae import Recompute
+from axisplit.memory.measured import MeasuredContents, Piece, Size, activations_of
 from axisplit.memory.meter import Usage, watch
 from axisplit.runtime.groups import FakeGroup
 from axisplit.runtime.sites import CollectiveContext, registered
@@ -35,7 +36,14 @@ WIDTHS = (torch.bfloat16, torch.float32)
 
 
 def measure(
-    model: torch.nn.Module, inputs: Inputs, ranks: int, *, training: bool, plan: Plan | None = None, name: str = ""
+    model: torch.nn.Module,
+    inputs: Inputs,
+    ranks: int,
+    *,
+    training: bool,
+    recompute: Recompute = "none",
+    plan: Plan | None = None,
+    name: str = "",
 ) -> MeasuredContents:
     """The contents of a model that is called with `inputs`; it is not changed, and may be on the meta device.
 
@@ -43,7 +51,7 @@ def measure(
         plan: axisplit's plan for it, made here if it is not given; where none can be made, tensor parallelism says why.
     Raises: InputError if the model does not run on the inputs; CaptureError if it does not without values.
     """
-    notes: list[tuple[str, str]] = [("activations", _basis(model, training))]
+    notes: list[tuple[str, str]] = [("activations", _basis(model, training, recompute))]
     why_not = ""
     if plan is None and ranks > 1:
         try:
@@ -53,7 +61,7 @@ def measure(
     forward = _Forward(model, inputs, training)
     whole = _by_width(forward.whole, notes, "")
     pieces = _pieces(model, whole, training)
-    parts = () if plan is None else _tensor_parts(plan, model, forward, notes, training)
+    parts = () if plan is None else _tensor_parts(plan, model, forward, notes, recompute)
     if plan is not None and plan.split_fraction < 1:
         kept = sum(p.bytes for p in plan.parameters if p.kind == "parameter" and p.held != "split")
         notes.append(("tensor", f"axisplit's plan; {kept:,} bytes of parameters are whole on every rank"))
@@ -63,6 +71,7 @@ def measure(
         pieces=pieces,
         rows=_rows(inputs),
         training=training,
+        recompute=recompute,
         inputs=_shapes(inputs),
         ranks=ranks,
         tensor=parts,
@@ -71,13 +80,12 @@ def measure(
     )
 
 
-def _basis(model: torch.nn.Module, training: bool) -> str:
+def _basis(model: torch.nn.Module, training: bool, recompute: Recompute) -> str:
     mode = "training" if model.training else "evaluation"
     if training:
         dropout = "" if model.training else " (dropout's masks are not counted)"
-        return (
-            f"measured: what autograd keeps of a forward in {mode} mode{dropout}, and its outputs; nothing recomputed"
-        )
+        again = "nothing recomputed" if recompute == "none" else "of each block its inputs, and all of the largest one"
+        return f"measured: what autograd keeps of a forward in {mode} mode{dropout}, and its outputs; {again}"
     return f"measured: the largest working set of a forward in {mode} mode without gradients, logits of all tokens too"
 
 
@@ -174,8 +182,10 @@ def _by_width(run: Callable[[torch.dtype], Usage], notes: list[tuple[str, str]],
 
 
 def _halved(usage: Usage) -> Usage:
-    kept, working, caches = ({n: b // 2 for n, b in m.items()} for m in (usage.kept, usage.working, usage.caches))
-    return Usage(kept, working, caches, usage.order)
+    def half(sizes: Mapping[str, int]) -> dict[str, int]:
+        return {module: size // 2 for module, size in sizes.items()}
+
+    return Usage(half(usage.kept), half(usage.entered), half(usage.working), half(usage.caches), usage.order)
 
 
 # --- the whole model ----------------------------------------------------------------------------------------------
@@ -216,8 +226,9 @@ def _leaves_of(module: torch.nn.Module, owners: dict[int, str]) -> frozenset[str
 
 def _piece(name: str, tensors: frozenset[str], block: bool, usages: tuple[Usage, Usage], training: bool) -> Piece:
     activations: Widths = _pair(lambda usage: float((usage.kept if training else usage.working).get(name, 0)), usages)
+    entered: Widths = _pair(lambda usage: float(usage.entered.get(name, 0)), usages)
     caches: Widths = _pair(lambda usage: float(usage.caches.get(name, 0)), usages)
-    return Piece(name, tensors, block, activations, caches)
+    return Piece(name, tensors, block, activations, entered, caches)
 
 
 def _pair(of: Callable[[Usage], float], usages: tuple[Usage, Usage]) -> Widths:
@@ -254,31 +265,36 @@ def _shapes(inputs: Inputs) -> str:
 
 
 def _tensor_parts(
-    plan: Plan, model: torch.nn.Module, forward: _Forward, notes: list[tuple[str, str]], training: bool
+    plan: Plan, model: torch.nn.Module, forward: _Forward, notes: list[tuple[str, str]], recompute: Recompute
 ) -> tuple[Part, ...]:
     """What each rank of the plan holds; ranks with equal shards share a measurement."""
     trained = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
-    measured: dict[tuple[tuple[int, ...], ...], tuple[Usage, Usage]] = {}
+    measured: dict[tuple[tuple[int, ...], ...], tuple[Widths, Widths]] = {}
     parts = []
     for rank in range(plan.ranks):
         kind = tuple(p.local_shape(rank) for p in plan.parameters)
         if kind not in measured:
-            measured[kind] = _by_width(forward.of_rank(plan, rank), notes, f"rank {rank}'s ")
-        parts.append(_tensor_part(plan, rank, trained, measured[kind], training))
+            usages = _by_width(forward.of_rank(plan, rank), notes, f"rank {rank}'s ")
+            measured[kind] = _of_usages(model, usages, forward.training, recompute)
+        parts.append(_tensor_part(plan, rank, trained, *measured[kind]))
     return tuple(parts)
 
 
-def _tensor_part(plan: Plan, rank: int, trained: dict[str, bool], usages: tuple[Usage, Usage], training: bool) -> Part:
+def _of_usages(
+    model: torch.nn.Module, usages: tuple[Usage, Usage], training: bool, recompute: Recompute
+) -> tuple[Widths, Widths]:
+    """Activations and caches of one rank, all rows at once."""
+    named = {"": False, **dict(_named_pieces(model))}
+    pieces = [_piece(name, frozenset(), block, usages, training) for name, block in named.items()]
+    caches: Widths = _pair(lambda usage: float(sum(usage.caches.values())), usages)
+    return activations_of(pieces, training, recompute), caches
+
+
+def _tensor_part(plan: Plan, rank: int, trained: dict[str, bool], activations: Widths, caches: Widths) -> Part:
     counted = {p.name: _elements(p.local_shape(rank)) for p in plan.parameters if _is_counted(p)}
     fixed = sum(p.local_bytes(rank) for p in plan.parameters if not _is_counted(p))
-    activations: Widths = _pair(lambda usage: _all_of(usage, training), usages)
-    caches: Widths = _pair(lambda usage: float(sum(usage.caches.values())), usages)
     trainable = sum(elements for name, elements in counted.items() if trained[name])
     return Part(sum(counted.values()), trainable, activations, caches, fixed_bytes=fixed)
-
-
-def _all_of(usage: Usage, training: bool) -> float:
-    return float(sum(usage.kept.values()) if training else max(usage.working.values(), default=0))
 
 
 def _is_counted(parameter: ParameterPlan) -> bool:

@@ -1,7 +1,7 @@
 """Pipeline stages: a chain of blocks cut into runs, the largest as small as can be, the others as even as they may.
 
 >>> assign_stages([5, 1, 1, 1, 1, 1], 3)
-[(0, 1), (1, 4), (4, 6)]
+[(0, 1), (1, 3), (3, 6)]
 """
 
 from __future__ import annotations

@@ -27,6 +27,10 @@ _HOW: dict[Method, str] = {
     "tensor": "each rank holds a part of every matrix",
     "fsdp": "each rank holds a part of everything, and gathers the blocks that it computes",
 }
+_ROWS: dict[Method, str] = {
+    "pipeline": "; 1F1B: a row at a time, and as many in flight as there are stages",
+    "tensor": "; all rows at once",
+}
 _WORD: dict[Method, str] = {"data": "data", "pipeline": "pipeline", "tensor": "tensor", "fsdp": "FSDP"}
 _SHORT = {"mixed precision": " mixed", "pure 16 bit": " pure", "single precision": "", "weights only": " weights"}
 _STATES = {"optimizer": "optimizer states", "gathered": "gathered parameters"}
@@ -110,9 +114,10 @@ def _table(fit: Fit) -> list[str]:
 
 def _method_text(fit: Fit, method: Method) -> str:
     """What a rank holds, or why there is none of it."""
+    rows = _ROWS.get(method, "") if fit.training and fit.ranks > 1 else ""
     reasons = {row.why_not for row in fit.rows if row.parallelism == method and not row.recipe.why_not}
     (reason,) = reasons
-    return f"not possible, {reason}" if reason else _HOW[method] + _unevenness(fit, method)
+    return f"not possible, {reason}" if reason else _HOW[method] + rows + _unevenness(fit, method)
 
 
 def _unevenness(fit: Fit, method: Method) -> str:
