@@ -22,6 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from axisplit.capture.modes import run_shaped
 from axisplit.capture.trace import recurrent_state
 from axisplit.capture.trees import leaves
 
@@ -63,7 +64,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.entered: dict[int, tuple[str, torch.UntypedStorage]] = {}  # alive, or another could have its number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = run_shaped(func, args, kwargs or {})
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._meet(leaf)

@@ -108,7 +108,7 @@ def _table(fit: Fit) -> list[str]:
         body += [_cells(names, row, shown, _needs(fit, row)) for names, row in possible]
     lines = columns(body, "l" + "r" * (len(shown) + 1) + "l" * len(memory), indent=4, gap=2)
     for at, method in reversed(starts):
-        lines.insert(at, "  on one rank" if alone else f"  {_WORD[method]}: {_method_text(fit, method)}")
+        lines[at:at] = ["  on one rank"] if alone else hang(f"  {_WORD[method]}: ", _method_text(fit, method))
     return ["HELD BY THE FULLEST RANK", *lines, *_not_offered(fit)]
 
 
@@ -266,7 +266,8 @@ def _how_many(fit: Fit) -> tuple[str, ...]:
     recipe = _SHORT.get(rows["data"].recipe.name, "")
     start = [f"In bf16{recipe} the fewest ranks that fit are: {', '.join(needed)}"] if needed else []
     fits = "fits" if len(never) == 1 else "fit"
-    end = [f"{_and(never)} {fits} over no number of ranks{'' if needed else f' in bf16{recipe}'}"] if never else []
+    where = "" if needed else f" in bf16{recipe}"
+    end = [f"{_and(never)} never {fits}{where}, over however many ranks"] if never else []
     return (f"{'; '.join([*start, *end])}.",)
 
 
