@@ -9,6 +9,7 @@ axisplit.clip_grad_norm_(model, 1.0)               # in training: the norm of th
 whole = axisplit.gather_state_dict(model)          # the whole model's state dict, on rank 0
 axisplit.register_rule("mylib::linear", "... i, o i -> ... o")   # how an op of your own splits
 print(axisplit.compare("gelu(X @ W1) @ W2", {"X": (2, 4), "W1": (4, 4), "W2": (4, 4)}))   # every way, judged
+print(axisplit.fit(params=7e9, ranks=8, memory=80e9))             # what fits, and under which parallelism
 print(axisplit.audit(model, inputs, ranks=4))      # of a plan made by hand: is it right, and what does it move?
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from axisplit.axes.register import register_rule
     from axisplit.errors import AxisplitError
     from axisplit.lesson.compare import Comparison, compare
+    from axisplit.memory.fit import Fit, fit
     from axisplit.proof.verify import Verdict
     from axisplit.solve.plan import Plan
     from axisplit.training import clip_grad_norm_, gather_state_dict
@@ -31,11 +33,13 @@ __all__ = [
     "Audit",
     "AxisplitError",
     "Comparison",
+    "Fit",
     "Plan",
     "Verdict",
     "audit",
     "clip_grad_norm_",
     "compare",
+    "fit",
     "gather_state_dict",
     "load",
     "parallelize",
@@ -51,6 +55,8 @@ _HOMES = {
     "clip_grad_norm_": "axisplit.training",
     "Comparison": "axisplit.lesson.compare",
     "compare": "axisplit.lesson.compare",
+    "Fit": "axisplit.memory.fit",
+    "fit": "axisplit.memory.fit",
     "gather_state_dict": "axisplit.training",
     "Plan": "axisplit.solve.plan",
     "Verdict": "axisplit.proof.verify",

@@ -26,7 +26,7 @@ def test_help_names_every_command(axisplit_main):
     ran = axisplit_main("--help")
     assert ran.code == 0
     assert [line.split()[0] for line in ran.out.partition("Commands:\n")[2].splitlines()] == [
-        "plan", "verify", "audit", "export", "generate", "compare", "run", "demo", "bench",
+        "plan", "verify", "fit", "audit", "export", "generate", "compare", "run", "demo", "bench",
     ]  # fmt: skip
 
 

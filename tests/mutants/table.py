@@ -56,6 +56,8 @@ EXPORT = ("tests/auditing/test_export.py", "-k", "training_only or older")
 TRAINING = ("tests/test_training.py",)
 VARIABLE = ("tests/axes/test_variable.py",)
 STATES = ("tests/lower/test_guard.py", "-k", "forgotten")
+FORMULAE = ("tests/memory/test_formulae.py",)
+MEASURED = ("tests/memory/test_model.py",)
 
 
 def zoo(*names: str) -> tuple[str, ...]:
@@ -461,6 +463,54 @@ MUTANTS: dict[str, list[Mutant]] = {
             "capture/calls.py", "if type(value) not in _PLAIN or usual.get(name, _ABSENT) != value:", "if True:", GUARD
         ),
         Mutant("capture/calls.py", "parts.sort()", "pass", GUARD),
+    ],
+    "memory": [
+        Mutant(
+            "memory/formulae.py",
+            "return s * b * h * (whole + split / t) + scores",
+            "return s * b * h * (whole + split) + scores",
+            FORMULAE,
+        ),
+        Mutant(
+            "memory/formulae.py",
+            'Recipe("bf16", "mixed precision", 2, 2, 12)',
+            'Recipe("bf16", "mixed precision", 2, 2, 8)',
+            FORMULAE,
+        ),
+        Mutant("memory/contents.py", "return min(stages - stage, rows)", "return min(stages, rows)", FORMULAE),
+        Mutant(
+            "memory/contents.py",
+            "heads = math.ceil(self.shape.kv_heads / split)",
+            "heads = self.shape.kv_heads / split",
+            FORMULAE,
+        ),
+        Mutant("memory/fit.py", "else (middle + 1, high)", "else (middle, high - 1)", FORMULAE),
+        Mutant(
+            "memory/measured.py",
+            'return (whole if method == "data" or ranks == 1 else',
+            "return (whole if True else",
+            MEASURED,
+        ),
+        Mutant(
+            "memory/measured.py",
+            "own = [size.elements // size.length * math.ceil(size.length / ranks)",
+            "own = [size.elements / ranks",
+            MEASURED,
+        ),
+        Mutant(
+            "memory/measured.py",
+            "piece.entered if full and piece.is_block else",
+            "piece.entered if full else",
+            MEASURED,
+        ),
+        Mutant("memory/meter.py", "if _key(tensor) not in self._own:", "if True:", MEASURED),
+        Mutant(
+            "memory/meter.py",
+            "alive += 0 if event.storage in skipped else event.bytes",
+            "alive += max(event.bytes, 0)",
+            MEASURED,
+        ),
+        Mutant("memory/model.py", "return wanted if found.is_floating_point else found", "return found", MEASURED),
     ],
     "planning time": [
         Mutant("capture/shapes.py", "parts += (shared, tree.shape", "parts += (0, tree.shape", SHAPES),

@@ -63,9 +63,15 @@ def under_transform() -> bool:
 
 def _recorded(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An op's result; runs and records it."""
+    return recorder.record(
+        func, args, kwargs, lambda: remembered(func, args, kwargs, lambda: run_shaped(func, args, kwargs))
+    )
+
+
+def run_shaped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An op's result; on fake tensors by a shape function of ours where torch's refuses what its kernel accepts."""
     shape = _SHAPES.get(func) if any(isinstance(a, FakeTensor) for a in args) else None
-    run = (lambda: shape(*args, **kwargs)) if shape is not None else (lambda: func(*args, **kwargs))
-    return recorder.record(func, args, kwargs, lambda: remembered(func, args, kwargs, run))
+    return func(*args, **kwargs) if shape is None else shape(*args, **kwargs)
 
 
 class FunctionMode(TorchFunctionMode):

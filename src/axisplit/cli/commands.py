@@ -14,16 +14,19 @@ from axisplit.cli.options import (
     Batch,
     Json,
     Model,
+    ModelOrNone,
     NewTokens,
     PlanFile,
     Prompt,
     Ranks,
+    Rows,
     Seq,
+    Tokens,
     check_ranks,
-    parse_bytes,
     parse_shapes,
 )
 from axisplit.cli.output import show, show_json
+from axisplit.memory.quantities import parse_bytes, parse_count
 
 if TYPE_CHECKING:
     from axisplit.solve.plan import Plan
@@ -37,6 +40,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class Recomputed(StrEnum):
+    """What backward computes again instead of keeping it."""
+
+    none = "none"
+    attention = "attention"
+    full = "full"
 
 
 class ExportFormat(StrEnum):
@@ -103,6 +114,46 @@ def verify(
     judged = prove(model, ranks, batch, seq, plan, gradients=gradients, processes=processes)
     _print(judged, judged.to_json(), as_json)
     raise typer.Exit(judged.exit_code)
+
+
+@app.command()
+def fit(
+    ranks: Ranks,
+    model: ModelOrNone = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="COUNT", help="A decoder of so many parameters, as 7e9 or 7B.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="What a rank has, as 80GiB or 80GB.")] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Gradients, Adam's states and what backward needs too.")
+    ] = False,
+    recompute: Annotated[
+        Recomputed, typer.Option(help="In training, what is computed again: attention's scores, or full layers.")
+    ] = Recomputed.none,
+    batch: Rows = None,
+    seq: Tokens = None,
+    layers: Annotated[int | None, typer.Option(metavar="L", min=1, help="With --params: layers.")] = None,
+    hidden: Annotated[int | None, typer.Option(metavar="H", min=1, help="With --params: width.")] = None,
+    heads: Annotated[int | None, typer.Option(metavar="A", min=1, help="With --params: attention heads.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(metavar="K", min=1, help="With --params: kv heads.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What each rank would hold under data, pipeline, tensor and fully sharded data parallelism, and what fits."""
+    from axisplit.cli.fitting import find_fit
+
+    shape = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": kv_heads}
+    found = find_fit(
+        model,
+        None if params is None else parse_count(params),
+        ranks,
+        None if memory is None else parse_bytes(memory, "--memory"),
+        training=training,
+        recompute=recompute.value,
+        batch=batch,
+        seq=seq,
+        shape=shape,
+    )
+    _print(found, found.to_json(), as_json)
 
 
 @app.command()

@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
 from axisplit.errors import InputError
-
-_UNITS: dict[str, float] = {"": 1.0, "B": 1.0} | {
-    f"{letter}{middle}B": float(base**power)
-    for power, letter in enumerate("KMGT", 1)
-    for middle, base in (("", 1000), ("I", 1024))
-}
-
-
-def parse_bytes(text: str) -> float:
-    """A size in bytes.
-
-    Raises: InputError.
-    >>> parse_bytes("24GiB") == 24 * 2**30, parse_bytes("1.5 kB"), parse_bytes("4096")
-    (True, 1500.0, 4096.0)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([A-Za-z]*)", text.strip())
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or float(found[1]) == 0:
-        raise InputError(
-            "this is not a size",
-            where="--memory-per-rank",
-            got=text,
-            needed="a number and a unit",
-            do="write 24GiB or 500MB",
-        )
-    return float(found[1]) * unit
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
@@ -76,12 +49,20 @@ _HELP = (
     "name that an installed package carries: smollm2, minilm."
 )
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_HELP)]
+ModelOrNone = Annotated[str | None, typer.Argument(metavar="MODEL", help=f"{_HELP} Or --params without a model.")]
 Ranks = Annotated[int, typer.Option("--ranks", metavar="N", help="How many ranks.", callback=check_ranks)]
 Batch = Annotated[
     int | None, typer.Option("--batch", metavar="B", min=1, help="Rows of the example inputs; 1, or the saved plan's.")
 ]
 Seq = Annotated[
     int | None, typer.Option("--seq", metavar="S", min=1, help="Tokens in a row of them; 32, or the saved plan's.")
+]
+Rows = Annotated[
+    int | None, typer.Option("--batch", metavar="B", min=1, help="Rows over all ranks together; 1 by default.")
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option("--seq", metavar="S", min=1, help="Tokens in a row; 2048, or as many as the model has positions for."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
 PlanFile = Annotated[str | None, typer.Option("--plan", metavar="FILE", help="A plan that was saved with --out.")]

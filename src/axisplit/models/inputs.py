@@ -67,6 +67,15 @@ def _input_names(model: nn.Module, config: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def position_limit(config: Any, keys: tuple[str, ...] = ()) -> int | None:
+    """How many positions a model's table has; None where it has none. `keys` come before the usual entries."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if getattr(text, "rope_parameters", None):
+        return None
+    limits = [getattr(text, key, None) for key in (*keys, "max_position_embeddings", "n_positions")]
+    return next((value for value in limits if isinstance(value, int) and value > 0), None)
+
+
 class _Maker:
     """Makes one input at a time from one generator."""
 
@@ -118,11 +127,8 @@ class _Maker:
         return plain.nonzero().flatten()[choice]
 
     def _check_positions(self, keys: tuple[str, ...]) -> None:
-        text = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
-        rotary = bool(getattr(text, "rope_parameters", None))
-        limits = [getattr(text, key, None) for key in (*keys, "max_position_embeddings", "n_positions")]
-        limit = next((value for value in limits if isinstance(value, int) and value > 0), None)
-        if limit is not None and not rotary and self.seq > limit:
+        limit = position_limit(self.config, keys)
+        if limit is not None and self.seq > limit:
             raise InputError(
                 what="the sequence is longer than the model's position table",
                 where=type(self.model).__name__,

@@ -1,0 +1,139 @@
+"""What a real model holds: its own parameters, the plan's shards, and bytes of a watched forward counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+import axisplit
+from axisplit.errors import CaptureError
+from axisplit.memory.model import measure
+
+
+def mlp(inputs=4, hidden=8):
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, inputs))
+
+
+X = (torch.zeros(2, 4),)
+WEIGHTS, VECTORS = 2 * 4 * 8, 8 + 4
+
+
+def test_a_small_model_by_hand_in_training():
+    found = axisplit.fit(mlp(), X, ranks=2, training=True)
+    whole = found.row("data", "fp32").fullest
+    assert whole.parameter_bytes == whole.gradient_bytes == whole.optimizer_bytes / 2 == 4 * (WEIGHTS + VECTORS)
+    kept = 4 + 8 + 8 + 4  # of a row: the input, in front of and behind GELU, the output
+    assert whole.activation_bytes == 4 * kept  # each of 2 ranks has one of 2 rows
+    assert found.row("data", "bf16").fullest.activation_bytes == 2 * kept
+    half = found.row("tensor", "fp32").fullest
+    assert half.parameter_bytes == 4 * (WEIGHTS / 2 + 4 + 4)  # the bias behind the sum is on both
+    assert half.activation_bytes == 4 * 2 * (4 + 4 + 4 + 4)  # both rows, GELU on half of the hidden axis
+    first, second = found.row("pipeline", "fp32").by_rank
+    assert (first.parameter_bytes, second.parameter_bytes) == (4 * (32 + 8), 4 * (32 + 4))
+    assert first.activation_bytes == 4 * 2 * 4  # two rows in flight; what is sent on is the second's
+    assert second.activation_bytes == 4 * 1 * (8 + 8 + 4)
+
+
+def test_what_is_recomputed_keeps_what_it_was_given():
+    found = axisplit.fit(mlp(), X, ranks=2, training=True, recompute="full")
+    entered, largest = 4 + 8 + 8, 8 + 4  # of a row; the last linear keeps its input and the model's output
+    assert found.row("data", "fp32").fullest.activation_bytes == 4 * (entered + largest)
+    first, second = found.row("pipeline", "fp32").by_rank
+    assert first.activation_bytes == 4 * (2 * 4 + 1 * 4)  # two rows in flight, one computed again
+    assert second.activation_bytes == 4 * (8 + 8 + largest)
+    assert found.row("tensor", "fp32").fullest.activation_bytes == 4 * 2 * (4 + 4 + 4 + (4 + 4))
+
+
+def test_a_small_model_by_hand_in_inference():
+    found = axisplit.fit(mlp(), X, ranks=1)
+    assert found.row("data", "fp32").fullest.activation_bytes == 4 * 2 * (8 + 8)  # in front of and behind GELU
+    assert found.row("data", "fp32").fullest.kv_cache_bytes == 0
+
+
+def test_fsdp_cuts_first_dims_as_torch_does():
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+    found = axisplit.fit(model, (torch.zeros(4, 5),), ranks=4)
+    first = sum(torch.chunk(p, 4)[0].numel() for p in model.parameters())
+    assert found.row("fsdp", "fp32").fullest.parameter_bytes == 4 * first
+
+
+def test_what_is_frozen_has_no_gradients():
+    model = mlp()
+    model[0].requires_grad_(False)
+    held = axisplit.fit(model, X, ranks=1, training=True).row("data", "bf16").fullest
+    trained = 32 + 4
+    sizes = (held.parameter_bytes, held.gradient_bytes, held.optimizer_bytes)
+    assert sizes == (2 * (WEIGHTS + VECTORS), 2 * trained, 12 * trained)
+
+
+def llama(**changes):
+    sizes = {"hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 9,
+             "num_key_value_heads": 3, "head_dim": 4, "vocab_size": 40, "tie_word_embeddings": True}  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).eval()
+
+
+IDS = {"input_ids": torch.zeros(1, 16, dtype=torch.long)}
+
+
+def test_uneven_heads_are_the_plans_own_parts():
+    model = llama()
+    plan = axisplit.plan(model, IDS, ranks=2)
+    found = axisplit.fit(model, IDS, ranks=2, plan=plan)
+    row = found.row("tensor", "fp32")
+    assert [held.parameter_bytes for held in row.by_rank] == plan.bytes_per_rank
+    assert plan.bytes_per_rank[0] > plan.bytes_per_rank[1]
+    assert row.fullest is row.by_rank[0]
+    of_a_head = 2 * 3 * 4 * 16 * 4  # keys and values of 16 tokens in 3 layers, heads of 4
+    assert [held.kv_cache_bytes for held in row.by_rank] == [2 * of_a_head, of_a_head]
+    assert found.row("data", "fp32").fullest.kv_cache_bytes == 3 * of_a_head
+    assert found.row("data", "int8").fullest.kv_cache_bytes == 3 * of_a_head / 2
+
+
+def test_stages_hold_the_whole_model_and_tied_tensors_twice():
+    for tied in (True, False):
+        model = llama(tie_word_embeddings=tied, num_hidden_layers=4)
+        whole = sum(p.numel() for p in model.parameters())
+        contents = measure(model, IDS, 1, training=False)
+        for ranks in (1, 2, 3):
+            stages = contents.parts("pipeline", ranks)
+            assert len(stages) == ranks
+            assert sum(stage.parameters for stage in stages) == whole + (40 * 36 if tied and ranks > 1 else 0)
+            assert sum(stage.caches[1] for stage in stages) == 2 * 4 * 3 * 4 * 16 * 4
+        twice = "held by every stage that uses it: model.embed_tokens.weight"
+        assert (twice in dict(contents.notes())["pipeline"]) is tied
+
+
+def test_pieces_are_in_the_order_in_which_they_run():
+    model = T5ForConditionalGeneration(
+        T5Config(d_model=8, d_ff=16, d_kv=4, num_heads=2, num_layers=2, vocab_size=20, decoder_start_token_id=0)
+    ).eval()
+    inputs = {**IDS, "decoder_input_ids": IDS["input_ids"][:, :3]}
+    names = [piece.name for piece in measure(model, inputs, 1, training=False).pieces]
+    assert names == [
+        "encoder.embed_tokens", "encoder.block.0", "encoder.block.1", "encoder.final_layer_norm",
+        "decoder.embed_tokens", "decoder.block.0", "decoder.block.1", "decoder.final_layer_norm", "lm_head",
+    ]  # fmt: skip
+
+
+def test_the_model_is_left_as_it_was():
+    model = llama()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    axisplit.fit(model, IDS, ranks=2, training=True)
+    assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class LooksAtValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x) if x.sum() > 0 else x
+
+
+def test_a_model_that_cannot_be_measured():
+    with pytest.raises(CaptureError) as raised:
+        axisplit.fit(LooksAtValues(), X, ranks=1)
+    assert str(raised.value).startswith("the model's forward cannot be measured without values\n  got: ")
+    assert "--params" in raised.value.do
