@@ -130,6 +130,22 @@ def expression_svg(items: Sequence[Matrix | str], scale: float | None = None) ->
     )
 
 
+def strip_svg(size: int, held: Sequence[Ranges], width: float = 200.0, height: float = 16.0) -> str:
+    """One dim as a strip, each rank's ranges of it in its colour.
+
+    >>> strip_svg(3, [((0, 2),), ((2, 3),)]).count('class="part')
+    2
+    """
+    parts = tuple(Part(((0, 1),), ranges) for ranges in held)
+    matrix = Matrix("", 1, size, len(held), parts)
+    label = escape("; ".join(f"rank {rank}: {ranges_text(ranges)}" for rank, ranges in enumerate(held)))
+    return (
+        f'<svg class="axisplit-drawing" role="img" aria-label="{label}" width="{_px(width + 2)}" '
+        f'height="{_px(height + 2)}" viewBox="-1 -1 {_px(width + 2)} {_px(height + 2)}" '
+        f'font-family="ui-monospace, monospace">{_face(matrix, width, height)}</svg>'
+    )
+
+
 def scale_of(matrices: Iterable[Matrix], longest: float = LONGEST) -> float:
     """Px for each index so that the longest side of all is `longest`; larger where numbers have to fit."""
     found = list(matrices)
