@@ -55,6 +55,7 @@ class Matrix:
     parts: of each rank; none where every rank holds all.
     partial: every rank holds a summand of it.
     depth: owners of each sheet of a stack, front first: a stack is not cut within its sheets.
+    behind: how many more sheets there are, all cut as the first one.
     shape: the text under it; its sizes if empty.
     values: what is written in its cells, row by row (small matrices; its cells are drawn large then).
     """
@@ -66,6 +67,7 @@ class Matrix:
     parts: tuple[Part, ...] = ()
     partial: bool = False
     depth: tuple[tuple[int, ...], ...] = ()
+    behind: int = 0
     row_edge: Edge | None = None
     col_edge: Edge | None = None
     depth_edge: Edge | None = None
@@ -218,7 +220,7 @@ def _operator(text: str) -> _Box:
 
 def _box(matrix: Matrix, scale: float) -> _Box:
     width, height = max(matrix.cols * scale, SHORTEST), max(matrix.rows * scale, SHORTEST)
-    sheets = min(matrix.ranks if matrix.partial else len(matrix.depth), _MOST_SHEETS)
+    sheets = min(matrix.ranks if matrix.partial else len(matrix.depth) or matrix.behind + 1, _MOST_SHEETS)
     spread = _SHEET * max(sheets - 1, 0)
     name, shape = clean(matrix.name), matrix.shape or f"{matrix.rows:,} × {matrix.cols:,}"
     left = _left_edge(matrix, height)
@@ -263,6 +265,7 @@ def _top_edge(matrix: Matrix, x: float, top: float, width: float, spread: float)
     if not matrix.col_edge:
         return ""
     y = top - _EDGE
+    x += spread
     ticks = f"M{_px(x)} {_px(y - 3)}v6M{_px(x)} {_px(y)}h{_px(width)}M{_px(x + width)} {_px(y - 3)}v6"
     text = _line_of_text("", x + width / 2, y - 4, _SMALL, clean(matrix.col_edge.text))
     return _edge_group(matrix.col_edge, ticks, text)
@@ -293,9 +296,14 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
         return _stack(matrix.depth, width, height, colours)
     if not matrix.parts:
         return _rectangle(0, 0, width, height, (), colours) + _values(matrix, width, height, "currentColor")
+    behind = [
+        f'<rect x="{_px(place * _SHEET)}" y="{_px(-place * _SHEET)}" width="{_px(width)}" height="{_px(height)}" '
+        f'class="behind" fill="#888" fill-opacity="0.25" stroke="currentColor" stroke-width="0.75"/>'
+        for place in reversed(range(1, min(matrix.behind + 1, _MOST_SHEETS)))
+    ]
     body = [_rectangle(*cell, colours, numbered=not matrix.values) for cell in _cells(matrix, width, height)]
     outline = f'<rect class="outline" width="{_px(width)}" height="{_px(height)}" fill="none" stroke="currentColor"/>'
-    return "".join(body) + outline + _values(matrix, width, height, "")
+    return "".join([*behind, *body]) + outline + _values(matrix, width, height, "")
 
 
 def _stack(sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour]) -> str:
@@ -362,7 +370,11 @@ def _rectangle(
         f'<rect class="part r{owners[0]}" x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}" '
         f'fill="{colour.fill}"{frame}/>'
     )
-    number = _number(x, y, width, height, str(owners[0]), colour) if numbered and not sheet else ""
+    number = (
+        _number(x, y, width, height, str(owners[0]), colour, len(str(len(colours) - 1)))
+        if numbered and not sheet
+        else ""
+    )
     return f"<g>{title}{rectangle}{number}</g>"
 
 
@@ -379,13 +391,15 @@ def _banded(x: float, y: float, width: float, height: float, owners: tuple[int, 
             f'<rect class="part r{rank}" x="{_px(band[0])}" y="{_px(band[1])}" width="{_px(band[2])}" '
             f'height="{_px(band[3])}" fill="{colours[rank].fill}"/>'
         )
-        drawn.append(_number(*band, str(rank), colours[rank]) if place < len(owners) else "")
+        drawn.append(
+            _number(*band, str(rank), colours[rank], len(str(len(colours) - 1))) if place < len(owners) else ""
+        )
     return "".join(drawn)
 
 
-def _number(x: float, y: float, width: float, height: float, text: str, colour: Colour) -> str:
-    """A rank's number in the middle of its piece, where it fits."""
-    size = min(_FONT, height - 2.0, (width - 2) / (len(text) * _CHAR))
+def _number(x: float, y: float, width: float, height: float, text: str, colour: Colour, digits: int) -> str:
+    """A rank's number in the middle of its piece, where a number of `digits` fits."""
+    size = min(_FONT, height - 2.0, (width - 2) / (digits * _CHAR))
     if size < 7:
         return ""
     return (

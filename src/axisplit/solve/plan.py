@@ -248,6 +248,11 @@ class Plan:
 
         return render_plan(self)
 
+    def _repr_html_(self) -> str:
+        from axisplit.report.page.notebook import plan_html
+
+        return plan_html(self)
+
     def to_html(self, verdict: Verdict | None = None) -> str:
         """The plan, and the verdict on it where there is one, as one HTML page that needs no network."""
         from axisplit.report.page import render_page

@@ -1,12 +1,13 @@
 """A parameter as a drawing to scale: the two dims that make its face, the others as a stack of sheets.
 
 The face is the neighbouring pair of dims with the largest product: rows and columns of a matrix, channels of a
-convolution, one expert of many. A vector is a strip that lies along the side of its module's matrix that has its length.
+convolution, one expert of many. A vector is a strip along that side of its module's matrix which has its length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from axisplit.report.drawing import Edge, Matrix, Part, matrix_svg, ranges_text, scale_of
@@ -18,7 +19,7 @@ MOST_SHEETS = 12
 
 
 def matrix_of(p: ParameterPlan, ranks: int, edges: Mapping[str, Edge], upright: bool = True) -> Matrix:
-    """The drawing of a split parameter, or of a whole one of two or more dims; `upright` turns a vector's length down."""
+    """The drawing of a parameter; `upright`: a vector's length goes down."""
     edge, dims = edges.get(p.axis), split_dims(p)
     row, col = _face(p.shape, upright)
     rows, cols = (1 if row is None else p.shape[row]), (1 if col is None else p.shape[col])
@@ -31,6 +32,7 @@ def matrix_of(p: ParameterPlan, ranks: int, edges: Mapping[str, Edge], upright: 
         ranks,
         parts,
         depth=_sheets(p, deep[0]) if deep else (),
+        behind=prod(p.shape[:-2]) - 1 if not deep and row == len(p.shape) - 2 else 0,
         row_edge=edge if row in dims else None,
         col_edge=edge if col in dims else None,
         depth_edge=edge if deep else None,

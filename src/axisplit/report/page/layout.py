@@ -1,4 +1,4 @@
-"""Parameters as the rows of a page: modules that stand side by side in a row, alike blocks in a stack, drawn once.
+"""Parameters as the rows of a page: modules of one parent side by side, alike blocks as a stack of one.
 
 Blocks are folded where they stand one after the other under numbers and hold the same: names, sizes, each rank's ranges,
 axes and reasons. So a fold never hides a difference.

@@ -15,7 +15,7 @@ from axisplit.report.fold import Blocks
 from axisplit.report.moves import Row as TrafficRow
 from axisplit.report.moves import Traffic, traffic_shown
 from axisplit.report.page.figures import details, draw_row, is_upright, matrix_of
-from axisplit.report.page.layout import Item, Leaf, Row, Stack, lay_out
+from axisplit.report.page.layout import Item, Leaf, Row, lay_out
 from axisplit.report.page.moves import Move, Places, moves_of
 from axisplit.report.table import axis_rows, edit_rows, facts, kept_whole_entries, size_rows, split_dims, tier_rows
 from axisplit.report.text import clean
@@ -102,6 +102,9 @@ class TrafficView:
     same: tuple[str, ...]
 
 
+_Shape = tuple[ParameterPlan, Matrix] | MoveView | PillView
+
+
 @dataclass
 class _Drawn:
     """What is known while a plan is drawn: details by number, in the order of the page."""
@@ -110,6 +113,7 @@ class _Drawn:
     edges: Mapping[str, Edge]
     places: Places
     details: list[dict[str, Any]] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
 
     def number(self, p: ParameterPlan) -> int:
         self.details.append(details(p, self.plan.ranks, self.plan.tied.get(p.name, "")))
@@ -149,8 +153,8 @@ def view_of(plan: Plan) -> View:
     decode = [c.bytes for c in plan.collectives if c.phase == "decode"]
     return View(
         plan=plan,
-        model=clean(plan.model),
-        facts=tuple(facts(plan)),
+        model=_short_name(clean(plan.model)),
+        facts=(*([clean(plan.model)] if _short_name(clean(plan.model)) != clean(plan.model) else []), *facts(plan)),
         inputs=_inputs(plan),
         first_phase=clean(first),
         decode_bytes=sum(decode) if decode else None,
@@ -165,6 +169,15 @@ def view_of(plan: Plan) -> View:
         sizes=size_rows(plan, blocks),
         details=tuple(drawn.details),
     )
+
+
+def _short_name(model: str) -> str:
+    """A model's name as a title: of a path the last two parts.
+
+    >>> _short_name("org/name"), _short_name("/home/me/models/llama/config.json")
+    ('org/name', 'llama/config.json')
+    """
+    return "/".join([part for part in model.split("/") if part][-2:]) if model.count("/") > 1 else model
 
 
 def _inputs(plan: Plan) -> str:
@@ -219,14 +232,16 @@ def _item(item: Item, drawn: _Drawn) -> RowView | StackView:
 
 def _row(row: Row, drawn: _Drawn) -> RowView:
     axes = {p.axis for leaf in row.leaves for p in leaf.parameters if p.axis}
-    own = [MoveView(move, clean(row.path)) for move in drawn.places.at(row.path, axes)] if row.path else []
-    shapes: list[tuple[ParameterPlan, Matrix] | MoveView | PillView] = [*own]
+    shapes: list[_Shape] = []
     for leaf in row.leaves:
         found = _leaf(leaf, drawn)
         shapes += found
         named = not any(isinstance(item, tuple) for item in found)
         at = clean(leaf.path.rpartition(".")[2]) if named else ""
         shapes += [MoveView(move, at) for move in drawn.places.at(leaf.path, axes)]
+    if row.path not in drawn.told:  # what the parent's own code moves is said in its first row
+        drawn.told.add(row.path)
+        shapes += [MoveView(move, f"in {clean(row.label or row.path)}") for move in drawn.places.at(row.path, axes)]
     svgs = iter(draw_row([item[1] for item in shapes if isinstance(item, tuple)]))
     views = tuple(
         _figure(item[0], next(svgs), drawn) if isinstance(item, tuple) else item
@@ -236,8 +251,8 @@ def _row(row: Row, drawn: _Drawn) -> RowView:
     return RowView(clean(row.label), views, tuple(item for item in shapes if isinstance(item, PillView)))
 
 
-def _leaf(leaf: Leaf, drawn: _Drawn) -> list[tuple[ParameterPlan, Matrix] | MoveView | PillView]:
-    found: list[tuple[ParameterPlan, Matrix] | MoveView | PillView] = []
+def _leaf(leaf: Leaf, drawn: _Drawn) -> list[_Shape]:
+    found: list[_Shape] = []
     for p in leaf.parameters:
         if split_dims(p) or (len(p.shape) > 1 and p.kind == "parameter"):
             upright = len(p.shape) > 1 or is_upright(p, leaf.parameters)
