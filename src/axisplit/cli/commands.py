@@ -84,6 +84,7 @@ def plan(
     ] = None,
     uneven: Annotated[bool, typer.Option("--uneven/--no-uneven", help="Whether parts may differ in size.")] = True,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan as one HTML page.")] = None,
     as_json: Json = False,
 ) -> None:
     """Derive the plan and print it."""
@@ -93,6 +94,8 @@ def plan(
     found = derive(model, ranks, batch, seq, keep=tuple(keep or ()), memory_per_rank=memory, uneven=uneven)
     if out is not None:
         found.save(out)
+    if html is not None:
+        html.write_text(found.to_html(), encoding="utf-8")
     _print(found, found.to_json(), as_json)
 
 

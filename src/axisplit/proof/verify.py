@@ -82,6 +82,11 @@ class Verdict:
 
         return render_verdict(self)
 
+    def _repr_html_(self) -> str:
+        from axisplit.report.page.notebook import verdict_html
+
+        return verdict_html(self)
+
 
 def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan, captured: Captured | None = None) -> Verdict:
     """Prove a plan on a model.

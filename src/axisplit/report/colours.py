@@ -1,6 +1,6 @@
 """A colour for each rank, and the ink that reads on it: the same on light and on dark pages.
 
-Up to eight ranks have Okabe and Ito's colours (2008), which people with any kind of colour vision tell apart. More ranks
+Up to eight ranks have Okabe and Ito's colours (2008), which any kind of colour vision tells apart. More ranks
 go once around the hues of Oklab (Ottosson, 2020), every second one darker, so that neighbours differ in lightness too.
 Colour is never alone: the drawings write a rank's number where it fits, and say it in their titles.
 """
@@ -41,7 +41,7 @@ def _cyclic(index: int, count: int) -> str:
 
 
 def _oklab_to_hex(lightness: float, a: float, b: float) -> str:
-    """SRGB of an Oklab colour, clipped into the gamut."""
+    """An Oklab colour in sRGB, clipped into the gamut."""
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
     short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3

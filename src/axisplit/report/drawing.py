@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from axisplit.report.colours import Colour, rank_colours
 from axisplit.report.text import clean
@@ -55,6 +55,7 @@ class Matrix:
     parts: of each rank; none where every rank holds all.
     partial: every rank holds a summand of it.
     depth: owners of each sheet of a stack, front first: a stack is not cut within its sheets.
+    behind: how many more sheets there are, all cut as the first one.
     shape: the text under it; its sizes if empty.
     values: what is written in its cells, row by row (small matrices; its cells are drawn large then).
     """
@@ -66,6 +67,7 @@ class Matrix:
     parts: tuple[Part, ...] = ()
     partial: bool = False
     depth: tuple[tuple[int, ...], ...] = ()
+    behind: int = 0
     row_edge: Edge | None = None
     col_edge: Edge | None = None
     depth_edge: Edge | None = None
@@ -103,7 +105,7 @@ def even_parts(size: int, ranks: int) -> list[tuple[int, int]]:
     """
     small, more = divmod(size, ranks)
     starts = [rank * small + min(rank, more) for rank in range(ranks + 1)]
-    return list(zip(starts, starts[1:], strict=False))
+    return list(pairwise(starts))
 
 
 def matrix_svg(matrix: Matrix, scale: float | None = None) -> str:
@@ -127,6 +129,22 @@ def expression_svg(items: Sequence[Matrix | str], scale: float | None = None) ->
         f'<svg class="axisplit-drawing" role="img" aria-label="{label}" width="{_px(width)}" height="{_px(height)}" '
         f'viewBox="0 0 {_px(width)} {_px(height)}" font-family="ui-monospace, monospace" '
         f'fill="currentColor">{"".join(drawn)}</svg>'
+    )
+
+
+def strip_svg(size: int, held: Sequence[Ranges], width: float = 200.0, height: float = 16.0) -> str:
+    """One dim as a strip, each rank's ranges of it in its colour.
+
+    >>> strip_svg(3, [((0, 2),), ((2, 3),)]).count('class="part')
+    2
+    """
+    parts = tuple(Part(((0, 1),), ranges) for ranges in held)
+    matrix = Matrix("", 1, size, len(held), parts)
+    label = escape("; ".join(f"rank {rank}: {ranges_text(ranges)}" for rank, ranges in enumerate(held)))
+    return (
+        f'<svg class="axisplit-drawing" role="img" aria-label="{label}" width="{_px(width + 2)}" '
+        f'height="{_px(height + 2)}" viewBox="-1 -1 {_px(width + 2)} {_px(height + 2)}" '
+        f'font-family="ui-monospace, monospace">{_face(matrix, width, height)}</svg>'
     )
 
 
@@ -202,13 +220,13 @@ def _operator(text: str) -> _Box:
 
 def _box(matrix: Matrix, scale: float) -> _Box:
     width, height = max(matrix.cols * scale, SHORTEST), max(matrix.rows * scale, SHORTEST)
-    sheets = min(matrix.ranks if matrix.partial else len(matrix.depth), _MOST_SHEETS)
+    sheets = min(matrix.ranks if matrix.partial else len(matrix.depth) or matrix.behind + 1, _MOST_SHEETS)
     spread = _SHEET * max(sheets - 1, 0)
     name, shape = clean(matrix.name), matrix.shape or f"{matrix.rows:,} × {matrix.cols:,}"
     left = _left_edge(matrix, height)
     room = max(len(name) * _FONT, len(shape) * _SMALL) * _CHAR
     x = max(left.width, (room - width - spread) / 2)
-    middle, top, bottom = x + width / 2, -height / 2 - spread, height / 2
+    middle, top, bottom = x + (width + spread) / 2, -height / 2 - spread, height / 2
     head = _EDGE + _SMALL + 3 if matrix.col_edge or matrix.depth_edge else 0.0
     body = [
         f'<g transform="translate({_px(x)} {_px(-height / 2)})">{_face(matrix, width, height)}</g>',
@@ -217,7 +235,7 @@ def _box(matrix: Matrix, scale: float) -> _Box:
         _line_of_text("name", middle, top - head - 6, _FONT, name),
         _line_of_text("shape", middle, bottom + _SMALL + 4, _SMALL, shape, ' opacity="0.7"'),
     ]
-    right = max(x + width + spread, middle + room / 2)
+    right = max(x + width + spread, middle + room / 2) + 2
     return _Box("".join(body), right, -top + head + 6 + _FONT, bottom + _SMALL + 8)
 
 
@@ -247,6 +265,7 @@ def _top_edge(matrix: Matrix, x: float, top: float, width: float, spread: float)
     if not matrix.col_edge:
         return ""
     y = top - _EDGE
+    x += spread
     ticks = f"M{_px(x)} {_px(y - 3)}v6M{_px(x)} {_px(y)}h{_px(width)}M{_px(x + width)} {_px(y - 3)}v6"
     text = _line_of_text("", x + width / 2, y - 4, _SMALL, clean(matrix.col_edge.text))
     return _edge_group(matrix.col_edge, ticks, text)
@@ -271,14 +290,20 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
     colours = rank_colours(matrix.ranks)
     if matrix.partial:
         sheets: Sequence[tuple[int, ...]] = [(rank,) for rank in range(matrix.ranks)]
-        return _stack(sheets, width, height, colours) + _values(matrix, width, height, colours[0].ink)
+        sigma = "" if matrix.values else _sign_of_sum(width, height, colours[0])
+        return _stack(sheets, width, height, colours) + sigma + _values(matrix, width, height, colours[0].ink)
     if matrix.depth:
         return _stack(matrix.depth, width, height, colours)
     if not matrix.parts:
         return _rectangle(0, 0, width, height, (), colours) + _values(matrix, width, height, "currentColor")
-    body = [_rectangle(*cell, colours) for cell in _cells(matrix, width, height)]
+    behind = [
+        f'<rect x="{_px(place * _SHEET)}" y="{_px(-place * _SHEET)}" width="{_px(width)}" height="{_px(height)}" '
+        f'class="behind" fill="#888" fill-opacity="0.25" stroke="currentColor" stroke-width="0.75"/>'
+        for place in reversed(range(1, min(matrix.behind + 1, _MOST_SHEETS)))
+    ]
+    body = [_rectangle(*cell, colours, numbered=not matrix.values) for cell in _cells(matrix, width, height)]
     outline = f'<rect class="outline" width="{_px(width)}" height="{_px(height)}" fill="none" stroke="currentColor"/>'
-    return "".join(body) + outline + _values(matrix, width, height, "")
+    return "".join([*behind, *body]) + outline + _values(matrix, width, height, "")
 
 
 def _stack(sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour]) -> str:
@@ -291,6 +316,11 @@ def _stack(sheets: Sequence[tuple[int, ...]], width: float, height: float, colou
         x, y = place * _SHEET, -place * _SHEET
         drawn.append(_rectangle(x, y, width, height, owners, colours, sheet=True))
     return "".join(drawn)
+
+
+def _sign_of_sum(width: float, height: float, colour: Colour) -> str:
+    middle = f'x="{_px(width / 2)}" y="{_px(height / 2 + 5)}" font-size="15" text-anchor="middle"'
+    return f'<text class="rank i0" {middle} fill="{colour.ink}">Σ</text>'
 
 
 def _cells(matrix: Matrix, width: float, height: float) -> list[tuple[float, float, float, float, tuple[int, ...]]]:
@@ -314,7 +344,7 @@ def _bands(held: Sequence[Ranges], size: int) -> list[tuple[float, float, tuple[
     if len(cuts) > _MOST_CUTS:
         cuts = [round(size * i / _MOST_CUTS) for i in range(_MOST_CUTS + 1)]
     bands = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         middle = (start + end) // 2
         owners = tuple(rank for rank, ranges in enumerate(held) if any(a <= middle < b for a, b in ranges))
         bands.append((float(start), float(end), owners))
@@ -323,7 +353,7 @@ def _bands(held: Sequence[Ranges], size: int) -> list[tuple[float, float, tuple[
 
 def _rectangle(
     x: float, y: float, width: float, height: float, owners: tuple[int, ...], colours: Sequence[Colour],
-    sheet: bool = False,
+    sheet: bool = False, numbered: bool = True,
 ) -> str:  # fmt: skip
     """A piece: grey where no single rank is meant, its rank's colour, or bands of several."""
     frame = ' stroke="currentColor" stroke-width="0.75"' if sheet else ""
@@ -340,7 +370,12 @@ def _rectangle(
         f'<rect class="part r{owners[0]}" x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}" '
         f'fill="{colour.fill}"{frame}/>'
     )
-    return f"<g>{title}{rectangle}{_number(x, y, width, height, str(owners[0]), colour, sheet)}</g>"
+    number = (
+        _number(x, y, width, height, str(owners[0]), colour, len(str(len(colours) - 1)))
+        if numbered and not sheet
+        else ""
+    )
+    return f"<g>{title}{rectangle}{number}</g>"
 
 
 def _banded(x: float, y: float, width: float, height: float, owners: tuple[int, ...], colours: Sequence[Colour]) -> str:
@@ -356,14 +391,16 @@ def _banded(x: float, y: float, width: float, height: float, owners: tuple[int, 
             f'<rect class="part r{rank}" x="{_px(band[0])}" y="{_px(band[1])}" width="{_px(band[2])}" '
             f'height="{_px(band[3])}" fill="{colours[rank].fill}"/>'
         )
-        drawn.append(_number(*band, str(rank), colours[rank], False) if place < len(owners) else "")
+        drawn.append(
+            _number(*band, str(rank), colours[rank], len(str(len(colours) - 1))) if place < len(owners) else ""
+        )
     return "".join(drawn)
 
 
-def _number(x: float, y: float, width: float, height: float, text: str, colour: Colour, sheet: bool) -> str:
-    """A rank's number in the middle of its piece, where it fits (on a sheet: in the corner that shows)."""
-    size = min(_FONT, height - 2.0, (width - 2) / (len(text) * _CHAR))
-    if sheet or size < 7:
+def _number(x: float, y: float, width: float, height: float, text: str, colour: Colour, digits: int) -> str:
+    """A rank's number in the middle of its piece, where a number of `digits` fits."""
+    size = min(_FONT, height - 2.0, (width - 2) / (digits * _CHAR))
+    if size < 7:
         return ""
     return (
         f'<text class="rank i{text}" x="{_px(x + width / 2)}" y="{_px(y + height / 2 + size * 0.36)}" '

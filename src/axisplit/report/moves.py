@@ -22,8 +22,7 @@ def collectives_section(plan: Plan, blocks: Blocks) -> list[str]:
     """Calls and bytes of each collective, a pair of columns for each phase that differs from the others."""
     if not plan.collectives:
         return ["COLLECTIVES  none: nothing moves"]
-    traffic = _by_phase(plan, blocks)
-    shown = {name: moved for name, moved in traffic.items() if not _repeats(name, traffic)}
+    shown, hidden = traffic_shown(plan, blocks)
     places = list(dict.fromkeys(row for moved in shown.values() for row in moved))
     rows = [("", "", *(cell for name in shown for cell in ("", clean(name))))]
     for kind, where in places:
@@ -31,10 +30,16 @@ def collectives_section(plan: Plan, blocks: Blocks) -> list[str]:
         rows.append((kind, shorten(where, _PLACE_WIDTH), *(cell for pair in cells for cell in pair)))
     sums = [_cells(sum(n for n, _ in moved.values()), sum(b for _, b in moved.values())) for moved in shown.values()]
     rows.append(("together", "", *(cell for pair in sums for cell in pair)))
-    hidden = [name.removesuffix(_MASKED) for name in traffic if name not in shown]
     same = f"; {' and '.join(map(clean, hidden))} the same with an attention mask" if hidden else ""
     heading = f"COLLECTIVES  calls, and bytes that the busiest rank sends{same}"
     return [*hang("", heading), *columns(rows, "ll" + "rr" * len(shown))]
+
+
+def traffic_shown(plan: Plan, blocks: Blocks) -> tuple[dict[str, Traffic], list[str]]:
+    """The traffic of each phase that differs from the others, and the phases that are the same with a mask."""
+    traffic = _by_phase(plan, blocks)
+    shown = {name: moved for name, moved in traffic.items() if not _repeats(name, traffic)}
+    return shown, [name.removesuffix(_MASKED) for name in traffic if name not in shown]
 
 
 def _by_phase(plan: Plan, blocks: Blocks) -> dict[str, Traffic]:

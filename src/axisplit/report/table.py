@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["render_plan", "render_verdict"]
 
 MOST_LINES, MOST_RANKS, PARTS_WIDTH, BAR_WIDTH, NAME_WIDTH = 8, 8, 32, 40, 56
+AxisRow = tuple[str, str, str, str]  # word, size, parts, parameters and their dims
+Row = tuple[str, str, str]
 _HOW = {
     "native": "hooks at module boundaries",
     "attributes": "integer attributes rewritten",
@@ -45,17 +47,22 @@ def render_plan(plan: Plan) -> str:
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
-def _headline(plan: Plan) -> list[str]:
+def facts(plan: Plan) -> list[str]:
+    """What the plan is for: inputs of the first phase, dtypes, versions, fingerprint."""
     dtypes = ", ".join(dict.fromkeys(p.dtype for p in plan.parameters if p.kind == "parameter"))
     first = next(iter(plan.sizes), "").partition(":")[0]
     named = [(k.partition(":")[2], v) for k, v in plan.sizes.items() if k.partition(":")[0] == first]
     inputs = [f"{'input ' if name.isdigit() else ''}{name} {shape}" for name, shape in named]
     versions = [f"{name} {version}" for name, version in plan.versions.items() if version]
-    facts = [*inputs, dtypes, *versions, f"fingerprint {plan.fingerprint}"]
+    found = [*inputs, dtypes, *versions, f"fingerprint {plan.fingerprint}"]
+    return [clean(fact) for fact in found if fact]
+
+
+def _headline(plan: Plan) -> list[str]:
     ranks = "1 rank" if plan.ranks == 1 else f"{plan.ranks} ranks"
     return [
         f"{shorten(clean(plan.model), 80)} over {ranks}",
-        *hang("  ", unbroken([clean(fact) for fact in facts if fact], " · ")),
+        *hang("  ", unbroken(facts(plan), " · ")),
     ]
 
 
@@ -66,28 +73,28 @@ def _axes(plan: Plan, blocks: Blocks) -> list[str]:
     if not plan.axes:
         return ["AXES  none is split"]
     head = ("axis", "size", "each rank's part", "parameters and their dims")
-    return ["AXES THAT ARE SPLIT", *columns([head, *_axis_rows(plan, blocks)], "lrlw")]
+    return ["AXES THAT ARE SPLIT", *columns([head, *axis_rows(plan, blocks)], "lrlw")]
 
 
-def _axis_rows(plan: Plan, blocks: Blocks) -> list[tuple[str, str, str, str]]:
-    """(word, size, parts, parameters) of each axis in the model's order; alike blocks are one."""
+def axis_rows(plan: Plan, blocks: Blocks) -> dict[AxisRow, list[str]]:
+    """Each axis in the model's order with its names; alike blocks are one."""
     order: dict[str, int] = {}
     held: dict[str, list[Appearance]] = defaultdict(list)
     for parameter in plan.parameters:
-        dims = _split_dims(parameter)
+        dims = split_dims(parameter)
         if dims:
             order.setdefault(parameter.axis, len(order))
             held[parameter.axis].append(Appearance(parameter.name, dims, parameter.shape[dims[0]]))
-    rows: dict[tuple[str, str, str, str], None] = {}
+    rows: dict[AxisRow, list[str]] = defaultdict(list)
     for axis in sorted(plan.axes, key=lambda a: order.get(a.name, len(order))):
         marked = [(clean(blocks.fold(a.parameter)), str(list(a.dims))) for a in held[axis.name]]
         items = join_siblings(list(dict.fromkeys(marked or [(clean(name), "") for name in axis.parameters])))
         word = shorten(clean(axis_word(axis.name, axis.size, held[axis.name])), 14)
-        rows[word, f"{axis.size:,}", _parts(axis), unbroken(items)] = None
-    return list(rows)
+        rows[word, f"{axis.size:,}", _parts(axis), unbroken(items)].append(axis.name)
+    return dict(rows)
 
 
-def _split_dims(parameter: ParameterPlan) -> tuple[int, ...]:
+def split_dims(parameter: ParameterPlan) -> tuple[int, ...]:
     """Dims of which some rank does not hold all."""
     if parameter.held != "split":
         return ()
@@ -125,19 +132,24 @@ def _parameters(plan: Plan) -> list[str]:
     return [heading, *columns(rows, "lrrl")]
 
 
-def _kept_whole(plan: Plan, blocks: Blocks) -> list[str]:
+def kept_whole_entries(plan: Plan, blocks: Blocks) -> list[tuple[tuple[str, str], list[int]]]:
+    """((name, reason), bytes of each) of the parameters that every rank holds, largest first."""
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for parameter in plan.parameters:
         if parameter.held != "split" and parameter.kind == "parameter":
             found[clean(blocks.fold(parameter.name)), clean(parameter.reason)].append(parameter.bytes)
-    entries = sorted(found.items(), key=lambda entry: (-sum(entry[1]), entry[0]))
+    return sorted(found.items(), key=lambda entry: (-sum(entry[1]), entry[0]))
+
+
+def _kept_whole(plan: Plan, blocks: Blocks) -> list[str]:
+    entries = kept_whole_entries(plan, blocks)
     rows = [
         (shorten(name, NAME_WIDTH), f"{len(sizes)} ×", bytes_text(max(sizes)), reason)
         for (name, reason), sizes in entries[:MOST_LINES]
     ]
     rest = [size for _, sizes in entries[MOST_LINES:] for size in sizes]
     more = [f"  and {len(rest)} more, {bytes_text(sum(rest))} together"] if rest else []
-    total = bytes_text(sum(sum(sizes) for sizes in found.values()))
+    total = bytes_text(sum(sum(sizes) for _, sizes in entries))
     return [f"KEPT WHOLE  {total} on every rank", *columns(rows, "lrrw"), *more] if rows else []
 
 
@@ -145,33 +157,47 @@ def _kept_whole(plan: Plan, blocks: Blocks) -> list[str]:
 
 
 def _lowering(plan: Plan, blocks: Blocks) -> list[str]:
+    rows, edits = tier_rows(plan, blocks), edit_rows(plan, blocks)
+    found = ["MODULES THAT ARE CHANGED", *columns(rows, "lrw")] if rows else []
+    found += _counted("attributes, whole → of each rank", edits)
+    return found + _counted("sizes in calls, each rank's share", size_rows(plan, blocks))
+
+
+def _counted(heading: str, rows: list[Row]) -> list[str]:
+    """The first rows under a heading, and how many more there are."""
+    shown = [(shorten(name, NAME_WIDTH), count, text) for name, count, text in rows[:MOST_LINES]]
+    more = [f"  and {len(rows) - MOST_LINES} more"] if len(rows) > MOST_LINES else []
+    return [f"  {heading}", *columns(shown, "lrw", 4), *more] if rows else []
+
+
+def tier_rows(plan: Plan, blocks: Blocks) -> list[Row]:
+    """(tier, how many modules, how and which)."""
     counts = Counter(plan.tiers.values())
     rows = []
     for tier in sorted(counts, key=lambda t: (t != "native", t)):
         modules = unbroken(dict.fromkeys(clean(blocks.fold_module(m)) for m, t in plan.tiers.items() if t == tier))
         how = _HOW.get(tier, "") + (f" ({_captured_share(plan)} of the parameters)" if tier == "captured" else "")
         rows.append((clean(tier), str(counts[tier]), f"{how}: {modules}"))
+    return rows
+
+
+def edit_rows(plan: Plan, blocks: Blocks) -> list[Row]:
+    """(attribute, how many, whole → of each rank)."""
     edits: dict[tuple[str, str], int] = Counter()
     for edit in plan.edits:
         values = " | ".join(str(value) for value in edit.values)
         edits[clean(f"{blocks.fold_module(edit.module)}.{edit.attribute}"), f"{edit.whole} → {values}"] += 1
-    changed = [(shorten(name, NAME_WIDTH), f"{n} ×", values) for (name, values), n in list(edits.items())[:MOST_LINES]]
-    more = [f"  and {len(edits) - MOST_LINES} more"] if len(edits) > MOST_LINES else []
-    found = ["MODULES THAT ARE CHANGED", *columns(rows, "lrw")] if rows else []
-    found += ["  attributes, whole → of each rank", *columns(changed, "lrw", 4), *more] if changed else []
-    return found + _sizes(plan, blocks)
+    return [(name, f"{n} ×", values) for (name, values), n in edits.items()]
 
 
-def _sizes(plan: Plan, blocks: Blocks) -> list[str]:
-    """Sizes in calls of which each rank takes a share."""
+def size_rows(plan: Plan, blocks: Blocks) -> list[Row]:
+    """(size in a call, how many, each rank's share of it)."""
     found: dict[tuple[str, str], int] = Counter()
     for place in plan.places:
         if place.shares and place.position is not None:
             name = f"{blocks.fold_module(place.module)} line {place.position[0]}, argument {_written(place.argument)}"
             found[clean(name), " | ".join("1" if n == d else f"{n}/{d}" for n, d in place.shares)] += 1
-    rows = [(shorten(name, NAME_WIDTH), f"{n} ×", shares) for (name, shares), n in list(found.items())[:MOST_LINES]]
-    more = [f"  and {len(found) - MOST_LINES} more"] if len(found) > MOST_LINES else []
-    return ["  sizes in calls, each rank's share", *columns(rows, "lrw", 4), *more] if rows else []
+    return [(name, f"{n} ×", shares) for (name, shares), n in found.items()]
 
 
 def _written(argument: tuple[int | str, ...]) -> str:

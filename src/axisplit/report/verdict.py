@@ -16,6 +16,12 @@ MOST_MISMATCHES = 12
 
 def render_verdict(verdict: Verdict) -> str:
     """The verdict as text, for people."""
+    answer, rows = verdict_rows(verdict)
+    return "\n".join([answer, *columns(rows, "lw")])
+
+
+def verdict_rows(verdict: Verdict) -> tuple[str, list[tuple[str, str]]]:
+    """The answer, and (label, text) of its grounds; a label is empty where a text goes on."""
     rows = [
         ("laws", _laws(verdict)),
         ("program", _program(verdict)),
@@ -27,7 +33,7 @@ def render_verdict(verdict: Verdict) -> str:
         *_labelled("assumed", verdict.proof.assumed or ["nothing"]),
         *_labelled("mismatches", _mismatches(verdict)),
     ]
-    return "\n".join([_answer(verdict), *columns([(label, clean(text)) for label, text in rows], "lw")])
+    return _answer(verdict), [(label, clean(text)) for label, text in rows]
 
 
 def _answer(verdict: Verdict) -> str:

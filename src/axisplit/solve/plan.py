@@ -10,9 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from axisplit.errors import InputError
+
+if TYPE_CHECKING:
+    from axisplit.proof.verify import Verdict
 
 SCHEMA_VERSION = 2
 Ranges = tuple[tuple[int, int], ...]
@@ -244,6 +247,17 @@ class Plan:
         from axisplit.report.table import render_plan
 
         return render_plan(self)
+
+    def _repr_html_(self) -> str:
+        from axisplit.report.page.notebook import plan_html
+
+        return plan_html(self)
+
+    def to_html(self, verdict: Verdict | None = None) -> str:
+        """The plan, and the verdict on it where there is one, as one HTML page that needs no network."""
+        from axisplit.report.page import render_page
+
+        return render_page(self, verdict)
 
     def to_hf_tp_plan(self, training: bool = True) -> dict[str, str]:
         """As a `tp_plan` of transformers, with right gradients unless only inference is wanted (`training=False`).
