@@ -25,7 +25,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"
     try:
-        app()
+        app(prog_name="axisplit")
     except AxisplitError as error:
         sys.stderr.write(f"axisplit: {clean(error_text(error), keep=chr(10))}\n")
         raise SystemExit(2) from None
