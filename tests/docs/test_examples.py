@@ -52,7 +52,7 @@ def run_script(script: Path, argument: str) -> None:
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     ran = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False, timeout=240)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     pages = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
