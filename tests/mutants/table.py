@@ -57,6 +57,8 @@ TRAINING = ("tests/test_training.py",)
 VARIABLE = ("tests/axes/test_variable.py",)
 STATES = ("tests/lower/test_guard.py", "-k", "forgotten")
 FORMULAE = ("tests/memory/test_formulae.py",)
+LESSON = ("tests/lesson/test_compare.py",)
+LEARNER = ("tests/lesson/test_exercise.py",)
 MEASURED = ("tests/memory/test_model.py",)
 
 
@@ -575,5 +577,34 @@ MUTANTS: dict[str, list[Mutant]] = {
             ("tests/models_zoo/test_generate.py", "-k", "gpt2"),
         ),
         Mutant("runtime/lookup.py", "owned |= (ids >= a) & (ids < b)", "owned |= (ids >= a) & (ids <= b)", PLACES),
+    ],
+    "lesson": [
+        Mutant("lesson/setting.py", "if inputs not in legal:", "if False:", LESSON),
+        Mutant(
+            "lesson/setting.py", "if partial and all(isinstance(value, str) for value in partial):", "if False:", LESSON
+        ),
+        Mutant("lesson/setting.py", "and len(shapes[name]) >= 2", "", LESSON),
+        Mutant("lesson/ways.py", "if faults <= 1:", "if faults <= 2:", LESSON),
+        Mutant("lesson/ways.py", "least[:2] <= right[:2]", "least[:2] < right[:2]", LESSON),
+        Mutant("lesson/ways.py", "[:MOST_TIES]", "[:1]", LESSON),
+        Mutant("lesson/ways.py", "state if states.get(name, state) == state else WHOLE", "state", LESSON),
+        Mutant(
+            "lesson/ways.py",
+            "round(self.bytes, 3), self.collectives, self.slices",
+            "round(self.bytes, 3), 0, 0",
+            LESSON,
+        ),
+        Mutant("lesson/words.py", "bool(run.fault) + opened * _OPENED", "bool(run.fault) + 0", LESSON),
+        Mutant("lesson/words.py", "return 0.0 if state_after(way[-1]) == WHOLE else 1.0", "return 0.0", LESSON),
+        Mutant("lesson/words.py", 'if any(state[:1] == "S" for state in came):', "if False:", LESSON),
+        Mutant("lesson/judge.py", "if not fault and state_after(way[-1]) != WHOLE:", "if False:", LESSON),
+        Mutant("lesson/judge.py", "whole if rank == 0 else torch.zeros_like(whole)", "whole", LESSON),
+        Mutant("lesson/judge.py", "got = sum(found[1:], start=found[0])", "got = found[0]", LESSON),
+        Mutant("lesson/reason.py", "times = other_factor / factor", "times = factor / other_factor", LESSON),
+        Mutant("lesson/formula.py", "if len(self.ops) == MOST_OPS:", "if False:", LESSON),
+        Mutant("lesson/exercise.py", "if before and gpu not in before:", "if False:", LEARNER),
+        Mutant("lesson/exercise.py", 'kind == "all_reduce":', 'kind == "none":', LEARNER),
+        Mutant("lesson/exercise.py", "_cut(pieces, tensor) if word in _CUTS else pieces", "pieces", LEARNER),
+        Mutant("lesson/exercise.py", "if len(gpus) == 1:", "if False:", LEARNER),
     ],
 }
