@@ -44,6 +44,27 @@ def test_what_is_recomputed_keeps_what_it_was_given():
     assert found.row("tensor", "fp32").fullest.activation_bytes == 4 * 2 * (4 + 4 + 4 + (4 + 4))
 
 
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.blocks = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def test_only_blocks_are_recomputed_and_gathered_in_turn():
+    found = axisplit.fit(Deep(), X, ranks=2, training=True, recompute="full").row("fsdp", "fp32").fullest
+    stem, block, head = 4, 6, 6 + 2  # of a row: inputs, and what is returned
+    assert found.activation_bytes == 4 * (stem + 2 * block + head + block)
+    root, own = (4 * 6 + 6) + (6 * 2 + 2), 6 * 6 + 6
+    assert found.gathered_bytes == 4 * (root + 2 * own) + 4 * max(root, own)
+
+
 def test_a_small_model_by_hand_in_inference():
     found = axisplit.fit(mlp(), X, ranks=1)
     assert found.row("data", "fp32").fullest.activation_bytes == 4 * 2 * (8 + 8)  # in front of and behind GELU
