@@ -11,7 +11,7 @@ ROW = {
     "over_bytes", "fewest_ranks", "fewest_ranks_is_estimate",
 }  # fmt: skip
 FIELDS = {
-    "model", "parameters", "ranks", "memory_bytes", "training", "inputs", "rows", "helps_if_parameters_do_not_fit",
+    "model", "parameters", "ranks", "memory_bytes", "training", "recompute", "inputs", "rows", "helps_if_parameters_do_not_fit",
     "saved_by_16_bit", "answer", "notes",
 }  # fmt: skip
 

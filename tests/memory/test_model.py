@@ -6,7 +6,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import axisplit
-from axisplit.errors import CaptureError
+from axisplit.errors import CaptureError, LoweringError
 from axisplit.memory.model import measure
 
 
@@ -142,6 +142,17 @@ def test_the_model_is_left_as_it_was():
     axisplit.fit(model, IDS, ranks=2, training=True)
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_without_a_plan_the_other_ways_are_told(monkeypatch):
+    def refuse(*_, **__):
+        raise LoweringError("no plan could be put into the model's code")
+
+    monkeypatch.setattr("axisplit.memory.model.make_plan", refuse)
+    found = axisplit.fit(mlp(), X, ranks=2, memory=1000)
+    assert found.row("tensor", "fp32").why_not == "axisplit has no plan: no plan could be put into the model's code"
+    assert found.helping == ("pipeline",)  # what FSDP gathers of two layers is all there is
+    assert "tensor: not possible, axisplit has no plan" in str(found)
 
 
 class LooksAtValues(nn.Module):
