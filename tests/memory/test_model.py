@@ -6,7 +6,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import axisplit
-from axisplit.errors import CaptureError, LoweringError
+from axisplit.errors import CaptureError, LoweringError, PlanMismatchError
 from axisplit.memory.model import measure
 
 
@@ -153,6 +153,14 @@ def test_without_a_plan_the_other_ways_are_told(monkeypatch):
     assert found.row("tensor", "fp32").why_not == "axisplit has no plan: no plan could be put into the model's code"
     assert found.helping == ("pipeline",)  # what FSDP gathers of two layers is all there is
     assert "tensor: not possible, axisplit has no plan" in str(found)
+
+
+def test_another_plan_is_refused():
+    plan = axisplit.plan(mlp(), X, ranks=2)
+    with pytest.raises(PlanMismatchError, match="another number of ranks"):
+        axisplit.fit(mlp(), X, ranks=4, plan=plan)
+    with pytest.raises(PlanMismatchError, match="another model"):
+        axisplit.fit(mlp(hidden=6), X, ranks=2, plan=plan)
 
 
 class LooksAtValues(nn.Module):

@@ -249,7 +249,8 @@ def fit(
         batch, seq: with `params`, rows over all ranks (1) and tokens in a row (2,048).
         layers, hidden, heads, kv_heads: with `params`, the decoder's shape; else that of the nearest published model.
         plan: axisplit's plan for the same model and inputs, if it is there already.
-    Raises: InputError if neither or both of model and params are given, or a number is out of range.
+    Raises: InputError if neither or both of model and params are given, or a number is out of range; CaptureError if
+        the model does not run without values; PlanMismatchError if the plan is another's.
 
     >>> print(fit(params=7e9, ranks=1).row("data", "bf16").fullest.parameter_bytes)
     14000000000

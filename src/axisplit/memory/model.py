@@ -9,6 +9,7 @@ The measuring is on the CPU's ops: a fused attention keeps no scores there, as o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from axisplit.api import check_fits
 from axisplit.capture.kept import forget
 from axisplit.capture.memos import memos_aside
 from axisplit.capture.modes import fake_mode, quiet_shapes, swaps_allowed, uncompiled
@@ -49,11 +51,14 @@ def measure(
 
     Args:
         plan: axisplit's plan for it, made here if it is not given; where none can be made, tensor parallelism says why.
-    Raises: InputError if the model does not run on the inputs; CaptureError if it does not without values.
+    Raises: InputError if the model does not run on the inputs; CaptureError if it does not without values;
+        PlanMismatchError if the plan is another model's or for another number of ranks.
     """
     notes: list[tuple[str, str]] = [("activations", _basis(model, training, recompute))]
     why_not = ""
-    if plan is None and ranks > 1:
+    if plan is not None:
+        check_fits(model, plan, ranks)
+    elif ranks > 1:
         try:
             plan = make_plan(model, inputs, ranks, name=name)
         except (CaptureError, LayoutError, LoweringError) as error:
@@ -146,7 +151,8 @@ class _Forward:
     def _with_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Models that generate return their cache in inference, and make none in training."""
         recurrent = bool(getattr(self.model, "can_generate", bool)())
-        return {"use_cache": not self.training, **kwargs} if recurrent else kwargs
+        accepted = "use_cache" in inspect.signature(self.model.forward).parameters
+        return {"use_cache": not self.training, **kwargs} if recurrent and accepted else kwargs
 
 
 def _converted(found: torch.dtype, wanted: torch.dtype) -> torch.dtype:
