@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 import axisplit
 from axisplit.errors import CaptureError, LoweringError, PlanMismatchError
+from axisplit.memory.formulae import layer_activation_bytes
 from axisplit.memory.model import measure
 
 
@@ -42,6 +43,37 @@ def test_what_is_recomputed_keeps_what_it_was_given():
     assert first.activation_bytes == 4 * (2 * 4 + 1 * 4)  # two rows in flight, one computed again
     assert second.activation_bytes == 4 * (8 + 8 + largest)
     assert found.row("tensor", "fp32").fullest.activation_bytes == 4 * 2 * (4 + 4 + 4 + (4 + 4))
+
+
+class PaperLayer(nn.Module):
+    """A decoder layer as Korthikanti et al. 2022 count it: [s, b, h], scores kept, three dropouts."""
+
+    def __init__(self, hidden, heads):
+        super().__init__()
+        self.heads, self.head_dim = heads, hidden // heads
+        self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.qkv, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
+        self.up, self.down = nn.Linear(hidden, 4 * hidden), nn.Linear(4 * hidden, hidden)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x):
+        s, b, h = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(s, b * self.heads, 3 * self.head_dim).transpose(0, 1).chunk(3, -1)
+        empty = x.new_empty(b * self.heads, s, s)
+        scores = torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=self.head_dim**-0.5)
+        mixed = torch.bmm(self.drop(scores.softmax(-1)), v)
+        x = x + self.drop(self.out(mixed.transpose(0, 1).reshape(s, b, h)))
+        return x + self.drop(self.down(nn.functional.gelu(self.up(self.norm2(x)))))
+
+
+def test_what_is_measured_is_what_the_formula_says():
+    s, b, h, a = 8, 2, 16, 4
+    (held,) = measure(PaperLayer(h, a).train(), (torch.zeros(s, b, h),), 1, training=True).parts("data", 1)
+    for width, item in enumerate((2, 4)):
+        beyond = held.activations[width] - layer_activation_bytes(s, b, h, a, w=item)
+        output, statistics = s * b * h, 2 * 2 * s * b  # what it returns; mean and deviation of both norms
+        masks = 2 * s * b * h + a * s * s * b  # of a byte each on a GPU, in the activations' dtype on a CPU
+        assert beyond == item * (output + statistics) + (item - 1) * masks
 
 
 class Deep(nn.Module):
