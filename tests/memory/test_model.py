@@ -168,6 +168,13 @@ def test_pieces_are_in_the_order_in_which_they_run():
     ]  # fmt: skip
 
 
+def test_a_model_without_parameters():
+    found = axisplit.fit(nn.GELU(), X, ranks=2, memory=1000, training=True)
+    assert {row.fullest.parameter_bytes for row in found.rows if row.fullest} == {0}
+    assert found.helping == ()
+    assert "fewer pieces to hand out (1) than ranks" in found.row("pipeline", "bf16").why_not
+
+
 def test_the_model_is_left_as_it_was():
     model = llama()
     before = {name: p.clone() for name, p in model.named_parameters()}

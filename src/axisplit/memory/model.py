@@ -30,6 +30,7 @@ from axisplit.memory.contents import Part, Widths
 from axisplit.memory.formulae import Recompute
 from axisplit.memory.measured import MeasuredContents, Piece, Size, activations_of
 from axisplit.memory.meter import Usage, watch
+from axisplit.report.text import percent_text
 from axisplit.runtime.groups import FakeGroup
 from axisplit.runtime.sites import CollectiveContext, registered
 from axisplit.solve.plan import ParameterPlan, Plan
@@ -67,9 +68,8 @@ def measure(
     whole = _by_width(forward.whole, notes, "")
     pieces = _pieces(model, whole, training)
     parts = () if plan is None else _tensor_parts(plan, model, forward, notes, recompute)
-    if plan is not None and plan.split_fraction < 1:
-        kept = sum(p.bytes for p in plan.parameters if p.kind == "parameter" and p.held != "split")
-        notes.append(("tensor", f"axisplit's plan; {kept:,} bytes of parameters are whole on every rank"))
+    if plan is not None and plan.ranks > 1:
+        notes.append(("tensor", _planned(plan)))
     return MeasuredContents(
         parameters=sum(p.numel() for p in model.parameters()),
         sizes=_sizes(model),
@@ -83,6 +83,12 @@ def measure(
         no_tensor=why_not,
         remarks=tuple(notes),
     )
+
+
+def _planned(plan: Plan) -> str:
+    share = percent_text(plan.split_fraction)
+    others = "over other numbers of ranks (≈) what it splits is taken to split evenly"
+    return f"axisplit's plan, its collectives included: {share} of the parameters are split; {others}"
 
 
 def _basis(model: torch.nn.Module, training: bool, recompute: Recompute) -> str:
@@ -223,7 +229,7 @@ def _pieces(model: torch.nn.Module, usages: tuple[Usage, Usage], training: bool)
     found = [_piece("", frozenset(rest), False, usages, training)]
     found += [_piece(name, inside[name], named[name], usages, training) for name in names]
     first = found[0]
-    return tuple(found if first.tensors or any(first.activations) else found[1:])
+    return tuple(found[1:] if len(found) > 1 and not first.tensors and not any(first.activations) else found)
 
 
 def _leaves_of(module: torch.nn.Module, owners: dict[int, str]) -> frozenset[str]:
@@ -249,7 +255,7 @@ def _sizes(model: torch.nn.Module) -> dict[str, Size]:
 
 
 def _size(tensor: torch.Tensor, *, counted: bool) -> Size:
-    length = tensor.shape[0] if tensor.dim() else 1
+    length = max(tensor.shape[0], 1) if tensor.dim() else 1
     fixed = 0 if counted else tensor.numel() * tensor.element_size()
     return Size(tensor.numel() if counted else 0, tensor.requires_grad, length, fixed)
 

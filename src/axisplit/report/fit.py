@@ -124,12 +124,8 @@ def _unevenness(fit: Fit, method: Method) -> str:
     """Where ranks hold unequal parameters: the least beside the most."""
     by_rank = fit.row(method, "bf16").by_rank
     sizes = [held.parameter_bytes for held in by_rank]
-    least, most = min(sizes), max(sizes)
-    return (
-        ""
-        if bytes_text(least) == bytes_text(most)
-        else f"; parameters in bf16 {bytes_text(least)} to {bytes_text(most)}"
-    )
+    least, most = bytes_text(min(sizes)), bytes_text(max(sizes))
+    return "" if least == most else f"; parameters in bf16 {least} to {most}"
 
 
 def _has(fit: Fit, label: str, field: str) -> bool:
