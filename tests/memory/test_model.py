@@ -194,6 +194,16 @@ def test_without_a_plan_the_other_ways_are_told(monkeypatch):
     assert "tensor: not possible, axisplit has no plan" in str(found)
 
 
+def test_a_rank_that_cannot_be_measured_counts_as_the_whole(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no such path")
+
+    monkeypatch.setattr("axisplit.memory.model.apply_places", fails)
+    found = axisplit.fit(mlp(), X, ranks=2, training=True)
+    assert found.row("tensor", "fp32").fullest.activation_bytes == 4 * 2 * (4 + 8 + 8 + 4)
+    assert dict(found.notes)["rank 0"] == "activations and caches as the whole model's: RuntimeError: no such path"
+
+
 def test_another_plan_is_refused():
     plan = axisplit.plan(mlp(), X, ranks=2)
     with pytest.raises(PlanMismatchError, match="another number of ranks"):

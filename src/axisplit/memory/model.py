@@ -67,7 +67,7 @@ def measure(
     forward = _Forward(model, inputs, training)
     whole = _by_width(forward.whole, notes, "")
     pieces = _pieces(model, whole, training)
-    parts = () if plan is None else _tensor_parts(plan, model, forward, notes, recompute)
+    parts = () if plan is None else _tensor_parts(plan, forward, whole, notes, recompute)
     if plan is not None and plan.ranks > 1:
         notes.append(("tensor", _planned(plan)))
     return MeasuredContents(
@@ -277,17 +277,23 @@ def _shapes(inputs: Inputs) -> str:
 
 
 def _tensor_parts(
-    plan: Plan, model: torch.nn.Module, forward: _Forward, notes: list[tuple[str, str]], recompute: Recompute
+    plan: Plan, forward: _Forward, whole: tuple[Usage, Usage], notes: list[tuple[str, str]], recompute: Recompute
 ) -> tuple[Part, ...]:
-    """What each rank of the plan holds; ranks with equal shards share a measurement."""
-    trained = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    """What each rank of the plan holds; ranks with equal shards share a measurement. A rank whose part does not run on
+    fake tensors (a plan made on values) is taken to work in as much as the whole model, with a note.
+    """
+    trained = {name: p.requires_grad for name, p in forward.model.named_parameters(remove_duplicate=False)}
     measured: dict[tuple[tuple[int, ...], ...], tuple[Widths, Widths]] = {}
     parts = []
     for rank in range(plan.ranks):
         kind = tuple(p.local_shape(rank) for p in plan.parameters)
         if kind not in measured:
-            usages = _by_width(forward.of_rank(plan, rank), notes, f"rank {rank}'s ")
-            measured[kind] = _of_usages(model, usages, forward.training, recompute)
+            try:
+                usages = _by_width(forward.of_rank(plan, rank), notes, f"rank {rank}'s ")
+            except CaptureError as error:
+                usages = whole
+                notes.append((f"rank {rank}", f"activations and caches as the whole model's: {error.got}"))
+            measured[kind] = _of_usages(forward.model, usages, forward.training, recompute)
         parts.append(_tensor_part(plan, rank, trained, *measured[kind]))
     return tuple(parts)
 
