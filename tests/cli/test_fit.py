@@ -11,8 +11,8 @@ ROW = {
     "over_bytes", "fewest_ranks", "fewest_ranks_is_estimate",
 }  # fmt: skip
 FIELDS = {
-    "model", "parameters", "ranks", "memory_bytes", "training", "inputs", "rows", "helps_if_parameters_do_not_fit",
-    "saved_by_16_bit", "answer", "notes",
+    "model", "parameters", "ranks", "memory_bytes", "training", "recompute", "inputs", "rows",
+    "helps_if_parameters_do_not_fit", "saved_by_16_bit", "answer", "notes",
 }  # fmt: skip
 
 
@@ -49,6 +49,8 @@ def test_a_model_by_its_config(axisplit_main, llama_dir):
 def test_requests_that_cannot_be_answered(axisplit_main, llama_dir):
     assert axisplit_main("fit", "--ranks", "2").err.startswith("axisplit: say which model\n")
     assert axisplit_main("fit", llama_dir, "--params", "7B", "--ranks", "2").code == 2
+    number = axisplit_main("fit", "7B", "--ranks", "2")
+    assert number.err.endswith("  got: 7B\n  needed: a model\n  do: --params 7B\n")
     wrong = axisplit_main("fit", llama_dir, "--heads", "2", "--ranks", "2")
     assert wrong == (2, "", (
         "axisplit: a model has sizes of its own\n"

@@ -189,8 +189,8 @@ def test_requests_that_cannot_be_answered():
         "  do: give MODEL, or --params 7e9"
     )
     with pytest.raises(InputError) as raised:
-        axisplit.fit(params=7e9, ranks=0, memory=-1, layers=0)
-    assert raised.value.got == "ranks=0, memory=-1, layers=0"
+        axisplit.fit(params=7e9, ranks=0, memory=80, layers=0)
+    assert raised.value.got == "ranks=0, memory=80, layers=0"
     with pytest.raises(InputError, match="the shape is not a decoder's"):
         axisplit.fit(params=7e9, ranks=2, heads=32, kv_heads=5)
     with pytest.raises(InputError, match="a model has sizes of its own"):

@@ -6,7 +6,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import axisplit
-from axisplit.errors import CaptureError
+from axisplit.errors import CaptureError, LoweringError, PlanMismatchError
+from axisplit.memory.formulae import layer_activation_bytes
 from axisplit.memory.model import measure
 
 
@@ -42,6 +43,58 @@ def test_what_is_recomputed_keeps_what_it_was_given():
     assert first.activation_bytes == 4 * (2 * 4 + 1 * 4)  # two rows in flight, one computed again
     assert second.activation_bytes == 4 * (8 + 8 + largest)
     assert found.row("tensor", "fp32").fullest.activation_bytes == 4 * 2 * (4 + 4 + 4 + (4 + 4))
+
+
+class PaperLayer(nn.Module):
+    """A decoder layer as Korthikanti et al. 2022 count it: [s, b, h], scores kept, three dropouts."""
+
+    def __init__(self, hidden, heads):
+        super().__init__()
+        self.heads, self.head_dim = heads, hidden // heads
+        self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.qkv, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
+        self.up, self.down = nn.Linear(hidden, 4 * hidden), nn.Linear(4 * hidden, hidden)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x):
+        s, b, h = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(s, b * self.heads, 3 * self.head_dim).transpose(0, 1).chunk(3, -1)
+        empty = x.new_empty(b * self.heads, s, s)
+        scores = torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=self.head_dim**-0.5)
+        mixed = torch.bmm(self.drop(scores.softmax(-1)), v)
+        x = x + self.drop(self.out(mixed.transpose(0, 1).reshape(s, b, h)))
+        return x + self.drop(self.down(nn.functional.gelu(self.up(self.norm2(x)))))
+
+
+def test_what_is_measured_is_what_the_formula_says():
+    s, b, h, a = 8, 2, 16, 4
+    (held,) = measure(PaperLayer(h, a).train(), (torch.zeros(s, b, h),), 1, training=True).parts("data", 1)
+    for width, item in enumerate((2, 4)):
+        beyond = held.activations[width] - layer_activation_bytes(s, b, h, a, w=item)
+        output, statistics = s * b * h, 2 * 2 * s * b  # what it returns; mean and deviation of both norms
+        masks = 2 * s * b * h + a * s * s * b  # of a byte each on a GPU, in the activations' dtype on a CPU
+        assert beyond == item * (output + statistics) + (item - 1) * masks
+
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.blocks = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def test_only_blocks_are_recomputed_and_gathered_in_turn():
+    found = axisplit.fit(Deep(), X, ranks=2, training=True, recompute="full").row("fsdp", "fp32").fullest
+    stem, block, head = 4, 6, 6 + 2  # of a row: inputs, and what is returned
+    assert found.activation_bytes == 4 * (stem + 2 * block + head + block)
+    root, own = (4 * 6 + 6) + (6 * 2 + 2), 6 * 6 + 6
+    assert found.gathered_bytes == 4 * (root + 2 * own) + 4 * max(root, own)
 
 
 def test_a_small_model_by_hand_in_inference():
@@ -115,12 +168,48 @@ def test_pieces_are_in_the_order_in_which_they_run():
     ]  # fmt: skip
 
 
+def test_a_model_without_parameters():
+    found = axisplit.fit(nn.GELU(), X, ranks=2, memory=1000, training=True)
+    assert {row.fullest.parameter_bytes for row in found.rows if row.fullest} == {0}
+    assert found.helping == ()
+    assert "fewer pieces to hand out (1) than ranks" in found.row("pipeline", "bf16").why_not
+
+
 def test_the_model_is_left_as_it_was():
     model = llama()
     before = {name: p.clone() for name, p in model.named_parameters()}
     axisplit.fit(model, IDS, ranks=2, training=True)
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_without_a_plan_the_other_ways_are_told(monkeypatch):
+    def refuse(*_, **__):
+        raise LoweringError("no plan could be put into the model's code")
+
+    monkeypatch.setattr("axisplit.memory.model.make_plan", refuse)
+    found = axisplit.fit(mlp(), X, ranks=2, memory=1000)
+    assert found.row("tensor", "fp32").why_not == "axisplit has no plan: no plan could be put into the model's code"
+    assert found.helping == ("pipeline",)  # what FSDP gathers of two layers is all there is
+    assert "tensor: not possible, axisplit has no plan" in str(found)
+
+
+def test_a_rank_that_cannot_be_measured_counts_as_the_whole(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no such path")
+
+    monkeypatch.setattr("axisplit.memory.model.apply_places", fails)
+    found = axisplit.fit(mlp(), X, ranks=2, training=True)
+    assert found.row("tensor", "fp32").fullest.activation_bytes == 4 * 2 * (4 + 8 + 8 + 4)
+    assert dict(found.notes)["rank 0"] == "activations and caches as the whole model's: RuntimeError: no such path"
+
+
+def test_another_plan_is_refused():
+    plan = axisplit.plan(mlp(), X, ranks=2)
+    with pytest.raises(PlanMismatchError, match="another number of ranks"):
+        axisplit.fit(mlp(), X, ranks=4, plan=plan)
+    with pytest.raises(PlanMismatchError, match="another model"):
+        axisplit.fit(mlp(hidden=6), X, ranks=2, plan=plan)
 
 
 class LooksAtValues(nn.Module):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import axisplit
 from axisplit.cli.steps import step
+from axisplit.errors import InputError
 from axisplit.memory.fit import DEFAULT_TOKENS, Fit, check_recompute, check_request
 from axisplit.memory.formulae import Recompute
+from axisplit.memory.quantities import is_count
 
 
 def find_fit(
@@ -36,6 +39,10 @@ def _measured(name: str, ranks: int, batch: int, seq: int | None, asked: dict[st
     from axisplit.models import resolve_model
     from axisplit.models.inputs import position_limit
 
+    if is_count(name) and not Path(name).exists():
+        raise InputError(
+            "this is a number of parameters", where="MODEL", got=name, needed="a model", do=f"--params {name}"
+        )
     source = resolve_model(name)
     with step("opening the model") as progress:
         if seq is None and source.kind != "factory":

@@ -63,7 +63,9 @@ Rows = Annotated[
 ]
 Tokens = Annotated[
     int | None,
-    typer.Option("--seq", metavar="S", min=1, help="Tokens in a row; 2048, or as many as the model has positions for."),
+    typer.Option(
+        "--seq", metavar="S", min=1, help="Tokens in a row, answers included; 2048, or the model's positions."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
 PlanFile = Annotated[str | None, typer.Option("--plan", metavar="FILE", help="A plan that was saved with --out.")]

@@ -51,6 +51,18 @@ class Contents(Protocol):
     def parameters(self) -> int:
         """How many there are."""
 
+    @property
+    def training(self) -> bool:
+        """Whether gradients, optimizer states and activations for backward count."""
+
+    @property
+    def recompute(self) -> Recompute:
+        """What backward computes again."""
+
+    @property
+    def inputs(self) -> str:
+        """The batch of all ranks together, in words."""
+
     def parts(self, method: Method, ranks: int) -> tuple[Part, ...]:
         """One for each rank, or a single one for all of them where they are alike."""
 
@@ -97,6 +109,10 @@ class ShapeContents:
     tokens: int
     training: bool
     recompute: Recompute = "none"
+
+    @property
+    def inputs(self) -> str:
+        return f"{self.rows:,} × {self.tokens:,} tokens"
 
     def parts(self, method: Method, ranks: int) -> tuple[Part, ...]:
         if method == "pipeline":

@@ -9,7 +9,7 @@ are what a device's own library takes (1 to 2 GiB), gaps between allocations, co
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from axisplit.solve.plan import Plan
 
 DEFAULT_TOKENS = 2048
+LEAST_MEMORY = 1000  # bytes: `80` was meant to be more
 MOST_RANKS = 2**16
 """Where the search for the fewest ranks ends."""
 
@@ -73,11 +74,13 @@ class Row:
     fewest_ranks: int | None
     fewest_is_estimate: bool
     why_not: str = ""
+    at_best: Holding | None = None
+    """Where no number of ranks fits: what the fullest rank holds over as many as the method can use."""
 
     @property
     def fullest(self) -> Holding | None:
         """What the rank holds that holds most; the first of them."""
-        return max(self.by_rank, key=lambda held: held.total_bytes, default=None)
+        return _fullest(self.by_rank)
 
     @property
     def over_bytes(self) -> int | None:
@@ -114,6 +117,10 @@ class Row:
         }
 
 
+def _fullest(by_rank: Iterable[Holding]) -> Holding | None:
+    return max(by_rank, key=lambda held: held.total_bytes, default=None)
+
+
 def _or_none(held: Holding | None) -> Holding:
     return held or Holding(0, 0, 0, 0, 0, 0, 0)
 
@@ -142,8 +149,11 @@ class Fit:
     ranks: int
     memory_bytes: int | None
     training: bool
+    recompute: Recompute
     inputs: str
     rows: tuple[Row, ...]
+    helping: tuple[Method, ...]
+    """Under which a rank holds fewer parameters than there are, what it gathers included."""
     notes: tuple[tuple[str, str], ...]
 
     def row(self, parallelism: Method, dtype: str, recipe: str | None = None) -> Row:
@@ -152,12 +162,6 @@ class Fit:
             if (row.parallelism, row.recipe.dtype) == (parallelism, dtype) and recipe in (None, row.recipe.name):
                 return row
         raise KeyError(f"no row {parallelism} {dtype} {recipe or ''}")
-
-    def helps(self, parallelism: Method) -> bool:
-        """Whether a rank holds fewer parameters than there are: what matters where they do not fit on one."""
-        held = [row.fullest for row in self.rows if row.parallelism == parallelism and row.recipe.dtype == "bf16"]
-        whole = self.parameters * INFERENCE[1].parameter_bytes
-        return any(part is not None and part.parameter_bytes + part.gathered_bytes < whole for part in held)
 
     @property
     def savings(self) -> tuple[Saving, ...]:
@@ -179,14 +183,16 @@ class Fit:
     def to_json(self) -> dict[str, Any]:
         """The fields of `axisplit fit --json`.
 
-        `model`, `parameters` (how many), `ranks`, `memory_bytes` (null if none was given), `training`, `inputs`;
+        `model`, `parameters` (how many), `ranks`, `memory_bytes` (null if none was given), `training`, `recompute`,
+        `inputs`;
         `rows`: for each `parallelism` (data, pipeline, tensor, fsdp) and `dtype` with its `recipe` what the fullest
         rank holds as `parameter_bytes_per_rank`, `gradient_…`, `optimizer_…`, `activation_…`, `kv_cache_…`,
         `gathered_…`, `buffer_…`, `total_bytes_per_rank` (null where it is not `offered`, for the reason `why_not`),
         `parameter_bytes_by_rank` and `total_bytes_by_rank` (a single number where all are alike), `fits`, `over_bytes`
         (negative: free), the `fewest_ranks` that fit (null: none) and `fewest_ranks_is_estimate` (tensor parallelism
         that was not planned over so many);
-        `helps_if_parameters_do_not_fit` by parallelism; `saved_by_16_bit` (`what`, `bytes`, `gib`); `answer`; `notes`.
+        `helps_if_parameters_do_not_fit` by parallelism; `saved_by_16_bit` (`what`, `bytes`, `gib`); `answer`;
+        `notes` (`about`, `text`).
         """
         return {
             "model": self.model,
@@ -194,14 +200,15 @@ class Fit:
             "ranks": self.ranks,
             "memory_bytes": self.memory_bytes,
             "training": self.training,
+            "recompute": self.recompute,
             "inputs": self.inputs,
             "rows": [row.to_json() for row in self.rows],
-            "helps_if_parameters_do_not_fit": {method: self.helps(method) for method in METHODS},
+            "helps_if_parameters_do_not_fit": {method: method in self.helping for method in METHODS},
             "saved_by_16_bit": [
                 {"what": s.what, "bytes": s.saved_bytes, "gib": s.saved_bytes / 2**30} for s in self.savings
             ],
             "answer": " ".join(self.answer),
-            "notes": dict(self.notes),
+            "notes": [{"about": about, "text": text} for about, text in self.notes],
         }
 
     def __str__(self) -> str:
@@ -242,7 +249,8 @@ def fit(
         batch, seq: with `params`, rows over all ranks (1) and tokens in a row (2,048).
         layers, hidden, heads, kv_heads: with `params`, the decoder's shape; else that of the nearest published model.
         plan: axisplit's plan for the same model and inputs, if it is there already.
-    Raises: InputError if neither or both of model and params are given, or a number is out of range.
+    Raises: InputError if neither or both of model and params are given, or a number is out of range; CaptureError if
+        the model does not run without values; PlanMismatchError if the plan is another's.
 
     >>> print(fit(params=7e9, ranks=1).row("data", "bf16").fullest.parameter_bytes)
     14000000000
@@ -257,21 +265,43 @@ def fit(
 
         assert inputs is not None
         contents = measure(model, inputs, ranks, training=training, recompute=recompute, plan=plan, name=name)
-        return judge(contents, name or type(model).__name__, contents.inputs, ranks, memory, training)
+        return judge(contents, name or type(model).__name__, ranks, memory)
     assert params is not None
     shape = decoder_shape(params, layers, hidden, heads, kv_heads)
     rows, tokens = batch or 1, seq or DEFAULT_TOKENS
     known = ShapeContents(round(params), shape, rows, tokens, training, recompute)
     called = name or f"{params / 1e9:.3g}B parameters"
-    return judge(known, called, f"{rows:,} × {tokens:,} tokens", ranks, memory, training)
+    return judge(known, called, ranks, memory)
 
 
-def judge(contents: Contents, model: str, inputs: str, ranks: int, memory: float | None, training: bool) -> Fit:
+def judge(contents: Contents, model: str, ranks: int, memory: float | None) -> Fit:
     """Every parallelism in every recipe over so many ranks."""
     room = None if memory is None else math.floor(memory)
-    rows = tuple(_row(contents, method, recipe, ranks, room) for method in METHODS for recipe in recipes(training))
+    rows = tuple(
+        _row(contents, method, recipe, ranks, room) for method in METHODS for recipe in recipes(contents.training)
+    )
     whole = contents.parts("data", 1)[0]
-    return Fit(model, contents.parameters, int(whole.trainable), ranks, room, training, inputs, rows, contents.notes())
+    return Fit(
+        model=model,
+        parameters=contents.parameters,
+        trainable=int(whole.trainable),
+        ranks=ranks,
+        memory_bytes=room,
+        training=contents.training,
+        recompute=contents.recompute,
+        inputs=contents.inputs,
+        rows=rows,
+        helping=tuple(method for method in METHODS if _helps(contents, method, ranks)),
+        notes=contents.notes(),
+    )
+
+
+def _helps(contents: Contents, method: Method, ranks: int) -> bool:
+    """Whether no rank ever has as many parameters as there are."""
+    if contents.why_not(method, ranks):
+        return False
+    (whole,) = contents.parts("data", 1)
+    return all(part.parameters + part.gathered < whole.parameters for part in contents.parts(method, ranks))
 
 
 def _row(contents: Contents, method: Method, recipe: Recipe, ranks: int, memory: int | None) -> Row:
@@ -281,7 +311,10 @@ def _row(contents: Contents, method: Method, recipe: Recipe, ranks: int, memory:
     fewest = None if memory is None else fewest_ranks(contents, method, recipe, memory)
     bound = fewest is not None and not contents.exact(method, fewest)
     held = () if why_not else tuple(hold(part, recipe) for part in contents.parts(method, ranks))
-    return Row(method, recipe, held, memory, fewest, bound, why_not)
+    most = contents.most_ranks(method) or MOST_RANKS
+    never = memory is not None and fewest is None
+    at_best = None if not never else _fullest(hold(part, recipe) for part in contents.parts(method, most))
+    return Row(method, recipe, held, memory, fewest, bound, why_not, at_best)
 
 
 def fewest_ranks(contents: Contents, method: Method, recipe: Recipe, memory: int) -> int | None:
@@ -318,14 +351,15 @@ def check_request(
         )
     numbers = {"ranks": ranks, "params": params, "memory": memory, **sizes}
     given = {name: value for name, value in numbers.items() if value is not None}
-    low = [f"{name}={value}" for name, value in given.items() if not 1 <= value < float("inf")]
+    least = {"memory": LEAST_MEMORY}
+    low = [f"{name}={value}" for name, value in given.items() if not least.get(name, 1) <= value < float("inf")]
     if low:
         raise InputError(
-            "numbers must be at least 1",
+            "these numbers are too small",
             where="fit",
             got=", ".join(low),
-            needed="ranks, parameters, bytes of memory and sizes above 0",
-            do="correct them",
+            needed="ranks, parameters and sizes of at least 1, and a kilobyte of memory",
+            do="correct them; memory is in bytes, or has a unit: 80GiB",
         )
     own = [name for name in sizes if name in given]
     if own and model is not None:

@@ -72,7 +72,7 @@ class MeasuredContents:
 
     def why_not(self, method: Method, ranks: int) -> str:
         if method == "pipeline" and ranks > len(self.pieces):
-            return f"there are {len(self.pieces)} pieces to hand out, fewer than ranks"
+            return f"there are fewer pieces to hand out ({len(self.pieces)}) than ranks"
         return self.no_tensor if method == "tensor" and ranks > 1 else ""
 
     def notes(self) -> tuple[tuple[str, str], ...]:

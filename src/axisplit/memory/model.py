@@ -9,6 +9,7 @@ The measuring is on the CPU's ops: a fused attention keeps no scores there, as o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from axisplit.api import check_fits
 from axisplit.capture.kept import forget
 from axisplit.capture.memos import memos_aside
 from axisplit.capture.modes import fake_mode, quiet_shapes, swaps_allowed, uncompiled
@@ -28,6 +30,7 @@ from axisplit.memory.contents import Part, Widths
 from axisplit.memory.formulae import Recompute
 from axisplit.memory.measured import MeasuredContents, Piece, Size, activations_of
 from axisplit.memory.meter import Usage, watch
+from axisplit.report.text import percent_text
 from axisplit.runtime.groups import FakeGroup
 from axisplit.runtime.sites import CollectiveContext, registered
 from axisplit.solve.plan import ParameterPlan, Plan
@@ -49,11 +52,14 @@ def measure(
 
     Args:
         plan: axisplit's plan for it, made here if it is not given; where none can be made, tensor parallelism says why.
-    Raises: InputError if the model does not run on the inputs; CaptureError if it does not without values.
+    Raises: InputError if the model does not run on the inputs; CaptureError if it does not without values;
+        PlanMismatchError if the plan is another model's or for another number of ranks.
     """
     notes: list[tuple[str, str]] = [("activations", _basis(model, training, recompute))]
     why_not = ""
-    if plan is None and ranks > 1:
+    if plan is not None:
+        check_fits(model, plan, ranks)
+    elif ranks > 1:
         try:
             plan = make_plan(model, inputs, ranks, name=name)
         except (CaptureError, LayoutError, LoweringError) as error:
@@ -61,10 +67,9 @@ def measure(
     forward = _Forward(model, inputs, training)
     whole = _by_width(forward.whole, notes, "")
     pieces = _pieces(model, whole, training)
-    parts = () if plan is None else _tensor_parts(plan, model, forward, notes, recompute)
-    if plan is not None and plan.split_fraction < 1:
-        kept = sum(p.bytes for p in plan.parameters if p.kind == "parameter" and p.held != "split")
-        notes.append(("tensor", f"axisplit's plan; {kept:,} bytes of parameters are whole on every rank"))
+    parts = () if plan is None else _tensor_parts(plan, forward, whole, notes, recompute)
+    if plan is not None and plan.ranks > 1:
+        notes.append(("tensor", _planned(plan)))
     return MeasuredContents(
         parameters=sum(p.numel() for p in model.parameters()),
         sizes=_sizes(model),
@@ -78,6 +83,12 @@ def measure(
         no_tensor=why_not,
         remarks=tuple(notes),
     )
+
+
+def _planned(plan: Plan) -> str:
+    share = percent_text(plan.split_fraction)
+    others = "over other numbers of ranks (≈) what it splits is taken to split evenly"
+    return f"axisplit's plan, its collectives included: {share} of the parameters are split; {others}"
 
 
 def _basis(model: torch.nn.Module, training: bool, recompute: Recompute) -> str:
@@ -146,7 +157,8 @@ class _Forward:
     def _with_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Models that generate return their cache in inference, and make none in training."""
         recurrent = bool(getattr(self.model, "can_generate", bool)())
-        return {"use_cache": not self.training, **kwargs} if recurrent else kwargs
+        accepted = "use_cache" in inspect.signature(self.model.forward).parameters
+        return {"use_cache": not self.training, **kwargs} if recurrent and accepted else kwargs
 
 
 def _converted(found: torch.dtype, wanted: torch.dtype) -> torch.dtype:
@@ -217,7 +229,7 @@ def _pieces(model: torch.nn.Module, usages: tuple[Usage, Usage], training: bool)
     found = [_piece("", frozenset(rest), False, usages, training)]
     found += [_piece(name, inside[name], named[name], usages, training) for name in names]
     first = found[0]
-    return tuple(found if first.tensors or any(first.activations) else found[1:])
+    return tuple(found[1:] if len(found) > 1 and not first.tensors and not any(first.activations) else found)
 
 
 def _leaves_of(module: torch.nn.Module, owners: dict[int, str]) -> frozenset[str]:
@@ -243,7 +255,7 @@ def _sizes(model: torch.nn.Module) -> dict[str, Size]:
 
 
 def _size(tensor: torch.Tensor, *, counted: bool) -> Size:
-    length = tensor.shape[0] if tensor.dim() else 1
+    length = max(tensor.shape[0], 1) if tensor.dim() else 1
     fixed = 0 if counted else tensor.numel() * tensor.element_size()
     return Size(tensor.numel() if counted else 0, tensor.requires_grad, length, fixed)
 
@@ -265,17 +277,23 @@ def _shapes(inputs: Inputs) -> str:
 
 
 def _tensor_parts(
-    plan: Plan, model: torch.nn.Module, forward: _Forward, notes: list[tuple[str, str]], recompute: Recompute
+    plan: Plan, forward: _Forward, whole: tuple[Usage, Usage], notes: list[tuple[str, str]], recompute: Recompute
 ) -> tuple[Part, ...]:
-    """What each rank of the plan holds; ranks with equal shards share a measurement."""
-    trained = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    """What each rank of the plan holds; ranks with equal shards share a measurement. A rank whose part does not run on
+    fake tensors (a plan made on values) is taken to work in as much as the whole model, with a note.
+    """
+    trained = {name: p.requires_grad for name, p in forward.model.named_parameters(remove_duplicate=False)}
     measured: dict[tuple[tuple[int, ...], ...], tuple[Widths, Widths]] = {}
     parts = []
     for rank in range(plan.ranks):
         kind = tuple(p.local_shape(rank) for p in plan.parameters)
         if kind not in measured:
-            usages = _by_width(forward.of_rank(plan, rank), notes, f"rank {rank}'s ")
-            measured[kind] = _of_usages(model, usages, forward.training, recompute)
+            try:
+                usages = _by_width(forward.of_rank(plan, rank), notes, f"rank {rank}'s ")
+            except CaptureError as error:
+                usages = whole
+                notes.append((f"rank {rank}", f"activations and caches as the whole model's: {error.got}"))
+            measured[kind] = _of_usages(forward.model, usages, forward.training, recompute)
         parts.append(_tensor_part(plan, rank, trained, *measured[kind]))
     return tuple(parts)
 

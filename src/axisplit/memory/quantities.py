@@ -49,6 +49,15 @@ def parse_count(text: str, where: str = "--params") -> int:
     return round(count)
 
 
+def is_count(text: str) -> bool:
+    """Whether a text is a number of parameters.
+
+    >>> is_count("7B"), is_count("smollm2")
+    (True, False)
+    """
+    return (_value(text, _COUNTS) or 0) >= 1
+
+
 def _value(text: str, units: dict[str, float]) -> float | None:
     found = _NUMBER.fullmatch(text.strip())
     unit = units.get(found[2].upper()) if found else None

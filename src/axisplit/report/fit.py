@@ -10,7 +10,7 @@ from axisplit.memory.contents import METHODS, Method
 from axisplit.report.text import bytes_text, clean, columns, hang, shorten
 
 if TYPE_CHECKING:
-    from axisplit.memory.fit import Fit, Row, Saving
+    from axisplit.memory.fit import Fit, Holding, Row, Saving
 
 _COLUMNS = (
     ("parameters", "parameter_bytes"),
@@ -73,7 +73,7 @@ def gib_text(size: float) -> str:
 def _headline(fit: Fit) -> list[str]:
     ranks = "1 rank" if fit.ranks == 1 else f"{fit.ranks:,} ranks"
     memory = "" if fit.memory_bytes is None else f" of {size_text(fit.memory_bytes)}"
-    sold = "" if not memory or memory.endswith("GB") else f" ({bytes_text(fit.memory_bytes or 0)})"
+    sold = "" if "GiB" not in memory else f" ({bytes_text(fit.memory_bytes or 0)})"
     purpose = "training with Adam" if fit.training else "inference"
     facts = [
         ("parameters", f"{fit.parameters:,}" + (f", {fit.trainable:,} of them trained" if _frozen(fit) else "")),
@@ -124,12 +124,8 @@ def _unevenness(fit: Fit, method: Method) -> str:
     """Where ranks hold unequal parameters: the least beside the most."""
     by_rank = fit.row(method, "bf16").by_rank
     sizes = [held.parameter_bytes for held in by_rank]
-    least, most = min(sizes), max(sizes)
-    return (
-        ""
-        if bytes_text(least) == bytes_text(most)
-        else f"; parameters in bf16 {bytes_text(least)} to {bytes_text(most)}"
-    )
+    least, most = bytes_text(min(sizes)), bytes_text(max(sizes))
+    return "" if least == most else f"; parameters in bf16 {least} to {most}"
 
 
 def _has(fit: Fit, label: str, field: str) -> bool:
@@ -194,8 +190,8 @@ def _help(fit: Fit, method: Method) -> str:
     whole, own = bytes_text(2 * fit.parameters), bytes_text(row.fullest.parameter_bytes)
     if method == "data":
         return f"does not help: each of the {fit.ranks:,} ranks holds all of them, {whole} in bf16"
-    if not fit.helps(method):
-        return f"does not help here: a rank holds {own} of {whole} in bf16, and what it gathers"
+    if method not in fit.helping:
+        return f"does not help here: a rank holds {own} of {whole} in bf16, and gathers the rest, or nearly"
     though = ", though it is a form of data parallelism" if method == "fsdp" else ""
     gathers = f", and {bytes_text(row.fullest.gathered_bytes)} at a time while it computes" if method == "fsdp" else ""
     return f"helps{though}: a rank holds at most {own} of {whole} in bf16{gathers}"
@@ -262,28 +258,30 @@ def _how_many(fit: Fit) -> tuple[str, ...]:
     if fit.memory_bytes is None or rows["data"].fewest_ranks == 1:
         return ()
     needed = [f"{_WORD[method]} {_fewest(row)}" for method, row in rows.items() if row.fewest_ranks is not None]
-    never = [_WORD[method] + _largest(row) for method, row in rows.items() if row.fewest_ranks is None]
+    never = [_WORD[method] + _largest(row.at_best) for method, row in rows.items() if row.fewest_ranks is None]
     recipe = _SHORT.get(rows["data"].recipe.name, "")
     start = [f"In bf16{recipe} the fewest ranks that fit are: {', '.join(needed)}"] if needed else []
     fits = "fits" if len(never) == 1 else "fit"
     where = "" if needed else f" in bf16{recipe}"
     end = [f"{_and(never)} never {fits}{where}, over however many ranks"] if never else []
-    return (f"{'; '.join([*start, *end])}.",)
+    again = fit.training and fit.recompute != "full" and any(part.endswith("of activations)") for part in never)
+    hint = ("Activations computed again instead of kept (--recompute full) take far less.",) if again else ()
+    return (f"{'; '.join([*start, *end])}.", *hint)
 
 
-def _largest(row: Row) -> str:
-    """What takes most of it."""
-    if row.fullest is None:
+def _largest(held: Holding | None) -> str:
+    """What takes most of a rank's memory."""
+    if held is None:
         return ""
-    label, field = max(_COLUMNS, key=lambda column: int(getattr(row.fullest, column[1])))
-    return f" ({bytes_text(getattr(row.fullest, field))} of {_STATES.get(label, label)})"
+    label, field = max(_COLUMNS, key=lambda column: int(getattr(held, column[1])))
+    return f" ({bytes_text(getattr(held, field))} of {_STATES.get(label, label)})"
 
 
 def _what_helps(fit: Fit) -> tuple[str, ...]:
     """The answer for parameters that do not fit on one rank; whether these do is said where a memory is given."""
     if fit.ranks == 1:
         return ()
-    whole, helping = 2 * fit.parameters, [_WORD[method] for method in METHODS if fit.helps(method)]
+    whole, helping = 2 * fit.parameters, [_WORD[method] for method in fit.helping]
     does = f"; {_and(helping)} {'does' if len(helping) == 1 else 'do'}" if helping else ""
     alone = "data parallelism alone does not help, as every rank holds all of them"
     if fit.memory_bytes is not None and whole > fit.memory_bytes:
