@@ -14,6 +14,7 @@ from axisplit.errors import InputError
 from axisplit.lesson.compare import Comparison, Strategy
 from axisplit.lesson.formula import MOST_OPS, parse_formula
 from axisplit.lesson.setting import Fault
+from axisplit.lesson.ways import Compute
 
 EXERCISE = "gelu(X @ W1) @ W2"
 SQUARE = {"X": (2, 4), "W1": (4, 4), "W2": (4, 4)}
@@ -143,6 +144,7 @@ def test_every_way_runs_as_the_learners_python_and_reads_back(
     found = axisplit.compare(text, shapes, ranks)
     assert len({s.name for s in found.strategies}) == len(found.strategies)
     assert any(s.valid and s.splits_every_weight for s in found.strategies)
+    assert all(sum(bool(action.fault) for action in s.judged.way) <= 1 for s in found.strategies)
     for strategy in found.strategies:
         assert strategy.valid == (not any(action.fault for action in strategy.judged.way))
         assert run_code(found, strategy) == strategy.judged.max_error
@@ -196,6 +198,36 @@ def test_the_best_way_is_what_plan_finds_for_the_same_module(
     found = axisplit.compare(text, shapes, ranks)
     assert found.best is not None
     assert found.best.comm_bytes == pytest.approx(plan.comm_bytes_per_rank)
+
+
+def test_biases_are_no_weights_and_a_weight_that_is_used_in_two_ways_is_whole() -> None:
+    """Columns in one product and rows in another: a rank would hold both."""
+    text, shapes = EXPRESSIONS[1]
+    assert axisplit.compare(text, shapes).setting.weights == ("W1", "W2")
+    twice = axisplit.compare("gelu(X @ W) @ W.T", {"X": (2, 4), "W": (4, 6)})
+    assert twice.best is not None
+    assert twice.best.cost == (32, 1)
+    for strategy in twice.strategies:
+        steps = [action for action in strategy.judged.way if isinstance(action, Compute)]
+        read = {steps[0].run.inputs[1], next(step.run.inputs[0] for step in steps if step.op == 2)}
+        assert strategy.splits_every_weight == (len(read) == 1 and read != {"R"})
+
+
+def test_as_little_as_possible_is_read_into_words() -> None:
+    """Nothing is said of W1, so it is whole, though columns of it would do as well."""
+    steps = "matmul -> column-wise-split -> gelu -> distributed-matmul -> all-reduce"
+    (found,) = axisplit.compare(EXERCISE, SQUARE, strategies=[steps]).strategies
+    assert found.valid
+    assert dict(found.layout)["W1"] == "R"
+
+
+def test_other_sizes_are_told_where_they_decide() -> None:
+    named = {s.name: s for s in axisplit.compare(EXERCISE, SQUARE).strategies}
+    assert named["row-wise W1, column-wise W2"].reason.endswith(
+        "1.5 times the bytes of the best, in 2 collectives instead of 1; more where c > 0.5 d (4.5 times as much at "
+        "c = 4 d), less where c < 0.5 d"
+    )
+    assert "; more where" not in named["row-wise W1, row-wise W2"].reason
 
 
 def test_one_layer_says_where_the_activation_may_stand() -> None:

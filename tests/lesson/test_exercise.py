@@ -35,6 +35,11 @@ def best_with_copies_and_lists(X: Tensor, W1: Tensor, W2: Tensor) -> Tensor:
     return sum(parts[1:], parts[0])
 
 
+def best_in_one_line(X: Tensor, W1: Tensor, W2: Tensor) -> Tensor:
+    X_GPU0, X_GPU1 = X, X
+    return gelu(X_GPU0 @ W1[:, :2]) @ W2[:2] + gelu(X_GPU1 @ W1[:, 2:]) @ W2[2:]
+
+
 def two_gathers(X: Tensor, W1: Tensor, W2: Tensor) -> Tensor:
     W1_0, W1_1 = W1.chunk(2, dim=1)
     y_GPU0 = X @ W1_0
@@ -94,6 +99,7 @@ def alone(X: Tensor, W1: Tensor, W2: Tensor) -> Tensor:
     ("solution", "right", "exchanges", "hint"),
     [
         (best, True, [("all_reduce", 32.0)], ""),
+        (best_in_one_line, True, [("all_reduce", 32.0)], ""),
         (best_with_copies_and_lists, True, [("all_reduce", 32.0)], ""),
         (two_gathers, True, [("all_gather", 16.0)] * 2, "where 32 bytes in 1 would do: is there a split of the next"),
         (gelu_on_terms, False, [("all_gather", 16.0)], "gelu(a) + gelu(b) ≠ gelu(a + b)"),

@@ -594,8 +594,15 @@ MUTANTS: dict[str, list[Mutant]] = {
             "round(self.bytes, 3), 0, 0",
             LESSON,
         ),
-        Mutant("lesson/words.py", "bool(run.fault) + opened * _OPENED", "bool(run.fault) + 0", LESSON),
-        Mutant("lesson/words.py", "return 0.0 if state_after(way[-1]) == WHOLE else 1.0", "return 0.0", LESSON),
+        Mutant(
+            "lesson/words.py",
+            "int(bool(run.fault)), int(opened), whole, 0.0",
+            "int(bool(run.fault)), 0, whole, 0.0",
+            LESSON,
+        ),
+        Mutant(
+            "lesson/words.py", "int(bool(run.fault)), int(opened), whole, 0.0", "0, int(opened), whole, 0.0", LESSON
+        ),
         Mutant("lesson/words.py", 'if any(state[:1] == "S" for state in came):', "if False:", LESSON),
         Mutant("lesson/judge.py", "if not fault and state_after(way[-1]) != WHOLE:", "if False:", LESSON),
         Mutant("lesson/judge.py", "whole if rank == 0 else torch.zeros_like(whole)", "whole", LESSON),

@@ -191,11 +191,12 @@ class Watch(TorchFunctionMode):
         if len(sets) > 1 and made:
             self._exchange(word, read, made[0], any(len(each) > 1 for each in sets))
         pieces: frozenset[Piece] = frozenset().union(*(self._pieces_in.get(id(tensor), frozenset()) for tensor in read))
+        if len(gpus) == 1:
+            self._held[min(gpus)] |= pieces
+            pieces = frozenset()
         for tensor in made:
             self._place(tensor, gpus)
             self._pieces_in[id(tensor)] = _cut(pieces, tensor) if word in _CUTS else pieces
-        if len(gpus) == 1:
-            self._held[min(gpus)] |= pieces
         return result
 
     def _exchange(self, word: str, read: Sequence[torch.Tensor], made: torch.Tensor, goes_on: bool) -> None:

@@ -7,7 +7,7 @@
     all-reduce, all-gather, reduce-scatter, all-to-all   on what was computed last
 
 What words leave open (how W2 is split in the line above) is settled by what makes the strategy right, or as little
-wrong as possible, then by what moves least; a reading that the words do not say counts as half a fault. So a strategy
+wrong as possible; then by how little is read into them, how many weights are split, and what moves least. So a strategy
 that is wrong is wrong in every reading, and its verdict names the first fault of the least wrong one.
 """
 
@@ -42,8 +42,7 @@ from axisplit.solve.states import PARTIAL, WHOLE
 COLUMN, ROW, BATCH = "column-wise-split", "row-wise-split", "batch-split"
 _SPLITS = (COLUMN, ROW, BATCH)
 _SPLIT = re.compile(r"(column|row|batch)(?:-wise)?(?:-parallel)?-split(?:\s+(\w+))?")
-_OPENED = 0.5  # of a fault: a reading that the words do not say
-_WHOLE_WEIGHT = 0.01  # and among such readings one that splits weights
+Price = tuple[int, int, int, float]  # faults, splits that the words do not say, weights read whole, bytes
 
 
 @dataclass(frozen=True)
@@ -104,22 +103,17 @@ def read_way(setting: Setting, text: str) -> Way:
     """
     tokens = tokens_of(setting.formula, text)
     order = count()
-    heap: list[tuple[float, float, int, int, Way, tuple[Split, ...]]] = [(0.0, 0.0, 0, next(order), (), ())]
+    heap: list[tuple[Price, int, int, Way, tuple[Split, ...]]] = [((0, 0, 0, 0.0), 0, next(order), (), ())]
     while heap:
-        wrong, moved, negative, _, way, asked = heapq.heappop(heap)
+        paid, negative, _, way, asked = heapq.heappop(heap)
         done = -negative
         if done == len(tokens):
             return way
         for price, action, left in _readings(setting, tokens[done], way, asked):
             longer = way if action is None else (*way, action)
-            ended = _unfinished(longer) if done + 1 == len(tokens) else 0.0
-            sent = collect_bytes(setting, action) if isinstance(action, Collect) else 0.0
-            heapq.heappush(heap, (wrong + price + ended, moved + sent, -done - 1, next(order), longer, left))
+            total = (paid[0] + price[0], paid[1] + price[1], paid[2] + price[2], paid[3] + price[3])
+            heapq.heappush(heap, (total, -done - 1, next(order), longer, left))
     raise AssertionError("every token has a reading")
-
-
-def _unfinished(way: Way) -> float:
-    return 0.0 if state_after(way[-1]) == WHOLE else 1.0
 
 
 def tokens_of(formula: Formula, text: str) -> list[Token]:
@@ -176,15 +170,15 @@ def _token(formula: Formula, step: str) -> Token:
     )
 
 
-Reading = tuple[float, Action | None, tuple[Split, ...]]  # price in faults, what is done, splits still to come
+Reading = tuple[Price, Action | None, tuple[Split, ...]]  # its price, what is done, splits still to come
 
 
 def _readings(setting: Setting, token: Token, way: Way, asked: tuple[Split, ...]) -> Iterator[Reading]:
     if isinstance(token, Split):
-        yield 0.0, None, (*asked, token)
+        yield (0, 0, 0, 0.0), None, (*asked, token)
     elif token in COLLECTIVES:
         for step in _collected(setting, token, way):
-            yield float(bool(step.fault)), step, asked
+            yield (int(bool(step.fault)), 0, 0, collect_bytes(setting, step)), step, asked
     else:
         yield from _computed(setting, way, asked)
 
@@ -203,10 +197,10 @@ def _computed(setting: Setting, way: Way, asked: tuple[Split, ...]) -> Iterator[
     for run in ready:
         opened = not here and split_word(setting, number, run, states) != ""
         whole = sum(v in setting.weights and state == WHOLE for v, state in zip(operands, run.inputs, strict=True))
-        yield bool(run.fault) + opened * _OPENED + whole * _WHOLE_WEIGHT, Compute(number, run), left
+        yield (int(bool(run.fault)), int(opened), whole, 0.0), Compute(number, run), left
     for run in () if ready else allowed:
         if not run.fault:
-            yield 1.0, Compute(number, replace(run, fault=Fault.missing)), left
+            yield (1, 0, 0, 0.0), Compute(number, replace(run, fault=Fault.missing)), left
     if not allowed:
         raise _cannot_split(setting, number, here)
 
