@@ -42,3 +42,11 @@ def test_the_example_on_two_processes(tmp_path):
 def test_the_example_of_an_op_without_a_rule(capsys):
     exec(compile(blocks("python")[2], "README.md", "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out in blocks("")
+
+
+def test_the_best_way_of_the_example(axisplit_main):
+    shown = next(block for block in blocks("") if block.startswith("$ axisplit compare"))
+    command, _, said = shown.partition("\n…\n")
+    assert command == '$ axisplit compare "gelu(X @ W1) @ W2" --shape X=2x4 W1=4x4 W2=4x4 --ranks 2'
+    shapes = ("--shape", "X=2x4", "W1=4x4", "W2=4x4")
+    assert axisplit_main("compare", "gelu(X @ W1) @ W2", *shapes, "--ranks", "2").out.endswith(said)

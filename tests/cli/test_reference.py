@@ -8,8 +8,8 @@ COMMANDS = ("plan", "verify", "compare", "fit", "generate", "audit", "export", "
 HEAD = """# Command line
 
 MODEL is a directory with `config.json` and safetensors, a `config.json` alone (planning only), a `.gguf` file,
-`package.module:factory` (a function that returns a model, or a model and inputs), a hub id that is already downloaded, or
-a name that an installed package carries: `smollm2`, `minilm`.
+`package.module:factory` (a function that returns a model, or a model and inputs), a hub id that is already downloaded,
+or a name that an installed package carries: `smollm2`, `minilm`.
 
 Exit codes: 0 done or equal, 1 different, 2 could not or bad input. `--json` prints one object; progress goes to stderr.
 """

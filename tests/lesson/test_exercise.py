@@ -143,5 +143,8 @@ def test_what_does_not_run_is_told_with_its_line() -> None:
 
     with pytest.raises(InputError, match=r"line 2: y_GPU0 = X @ W1\[:2\]"):
         COMPARISON.check(solution)
+    large = axisplit.compare("gelu(X @ W1) @ W2", {"X": (9, 4096), "W1": (4096, 4096), "W2": (4096, 4096)})
+    with pytest.raises(InputError, match="too large to run a solution on"):
+        large.check(solution)
     with pytest.raises(InputError, match=r"write def solution\(X, W1, W2\):"):
         COMPARISON.check(other)

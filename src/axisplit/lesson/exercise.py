@@ -88,10 +88,13 @@ def check(solution: Callable[..., torch.Tensor], comparison: Comparison) -> Chec
     Args:
         solution: a function of the comparison's named tensors; see this file's header.
         comparison: what `axisplit.compare` found of the same expression, on values.
-    Raises: InputError if the solution's source cannot be read, it does not run, or returns no tensor.
+    Raises: InputError if the solution's source cannot be read, it does not run, or returns no tensor, and if the
+        comparison's tensors were too large to be run.
     """
-    assert comparison.tensors is not None, "a comparison that was run"
-    assert comparison.result is not None
+    if comparison.tensors is None or comparison.result is None:
+        raise InputError(
+            "the comparison's tensors are too large to run a solution on", needed="values", do="compare smaller shapes"
+        )
     watch = Watch(comparison)
     got, whole = watch.run(solution), comparison.result
     error = (got - whole).abs().max().item() if got.shape == whole.shape else None
