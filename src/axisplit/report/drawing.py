@@ -26,7 +26,7 @@ from axisplit.report.colours import Colour, rank_colours
 from axisplit.report.text import clean
 
 Ranges = tuple[tuple[int, int], ...]
-LONGEST, SHORTEST = 144.0, 16.0  # px of the longest side of an expression, and the least of any side
+LONGEST, SHORTEST = 136.0, 16.0  # px of the longest side of an expression, and the least of any side
 _GAP, _FONT, _SMALL, _CHAR = 10.0, 12.0, 10.5, 0.62  # px; width of a monospaced letter as a share of its size
 _EDGE, _SHEET, _CELL = 7.0, 5.0, 34.0  # px from a side to its dimension line, between sheets, of a cell with a number
 _MOST_CUTS, _MOST_SHEETS = 160, 12
