@@ -58,6 +58,7 @@ class Matrix:
     behind: how many more sheets there are, all cut as the first one.
     shape: the text under it; its sizes if empty.
     values: what is written in its cells, row by row (small matrices; its cells are drawn large then).
+    titled: whether a piece says its rank where a pointer rests on it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Matrix:
     depth_edge: Edge | None = None
     shape: str = ""
     values: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    titled: bool = True
 
 
 def whole(name: str, rows: int, cols: int, ranks: int = 1) -> Matrix:
@@ -293,7 +295,7 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
         sigma = "" if matrix.values else _sign_of_sum(width, height, colours[0])
         return _stack(sheets, width, height, colours) + sigma + _values(matrix, width, height, colours[0].ink)
     if matrix.depth:
-        return _stack(matrix.depth, width, height, colours)
+        return _stack(matrix.depth, width, height, colours, matrix.titled)
     if not matrix.parts:
         return _rectangle(0, 0, width, height, (), colours) + _values(matrix, width, height, "currentColor")
     behind = [
@@ -301,12 +303,17 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
         f'class="behind" fill="#888" fill-opacity="0.25" stroke="currentColor" stroke-width="0.75"/>'
         for place in reversed(range(1, min(matrix.behind + 1, _MOST_SHEETS)))
     ]
-    body = [_rectangle(*cell, colours, numbered=not matrix.values) for cell in _cells(matrix, width, height)]
+    body = [
+        _rectangle(*cell, colours, numbered=not matrix.values, titled=matrix.titled)
+        for cell in _cells(matrix, width, height)
+    ]
     outline = f'<rect class="outline" width="{_px(width)}" height="{_px(height)}" fill="none" stroke="currentColor"/>'
     return "".join([*behind, *body]) + outline + _values(matrix, width, height, "")
 
 
-def _stack(sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour]) -> str:
+def _stack(
+    sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour], titled: bool = True
+) -> str:
     """Sheets one behind the other, the first in front; of very many those in between are left out."""
     shown = list(sheets)
     if len(shown) > _MOST_SHEETS:
@@ -314,7 +321,7 @@ def _stack(sheets: Sequence[tuple[int, ...]], width: float, height: float, colou
     drawn = []
     for place, owners in reversed(list(enumerate(shown))):
         x, y = place * _SHEET, -place * _SHEET
-        drawn.append(_rectangle(x, y, width, height, owners, colours, sheet=True))
+        drawn.append(_rectangle(x, y, width, height, owners, colours, sheet=True, titled=titled))
     return "".join(drawn)
 
 
@@ -353,7 +360,7 @@ def _bands(held: Sequence[Ranges], size: int) -> list[tuple[float, float, tuple[
 
 def _rectangle(
     x: float, y: float, width: float, height: float, owners: tuple[int, ...], colours: Sequence[Colour],
-    sheet: bool = False, numbered: bool = True,
+    sheet: bool = False, numbered: bool = True, titled: bool = True,
 ) -> str:  # fmt: skip
     """A piece: grey where no single rank is meant, its rank's colour, or bands of several."""
     frame = ' stroke="currentColor" stroke-width="0.75"' if sheet else ""
@@ -362,7 +369,7 @@ def _rectangle(
             f'<rect class="whole" x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}" '
             f'fill="currentColor" fill-opacity="0.1" stroke="currentColor"/>'
         )
-    title = f"<title>{_rank_names(owners)}</title>"
+    title = f"<title>{_rank_names(owners)}</title>" if titled else ""
     if len(owners) > 1:
         return f"<g>{title}{_banded(x, y, width, height, owners, colours)}</g>"
     colour = colours[owners[0]]
@@ -375,7 +382,7 @@ def _rectangle(
         if numbered and not sheet
         else ""
     )
-    return f"<g>{title}{rectangle}{number}</g>"
+    return f"<g>{title}{rectangle}{number}</g>" if title else rectangle + number
 
 
 def _banded(x: float, y: float, width: float, height: float, owners: tuple[int, ...], colours: Sequence[Colour]) -> str:

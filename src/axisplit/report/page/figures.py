@@ -37,6 +37,7 @@ def matrix_of(p: ParameterPlan, ranks: int, edges: Mapping[str, Edge], upright: 
         col_edge=edge if col in dims else None,
         depth_edge=edge if deep else None,
         shape=" × ".join(f"{size:,}" for size in p.shape),
+        titled=False,
     )
 
 
