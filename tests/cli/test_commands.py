@@ -31,7 +31,9 @@ def test_help_names_every_command(axisplit_main):
 
 
 def test_plan_prints_saves_and_loads(axisplit_main, llama_dir, tmp_path):
-    ran = axisplit_main("plan", llama_dir, "--ranks", "2", "--out", tmp_path / "plan.json", "--json")
+    files = ("--out", tmp_path / "plan.json", "--html", tmp_path / "plan.html")
+    ran = axisplit_main("plan", llama_dir, "--ranks", "2", *files, "--json")
+    assert (tmp_path / "plan.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     fields = json.loads(ran.out)
     assert ran.code == 0
     assert fields.keys() >= PLAN_FIELDS

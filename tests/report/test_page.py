@@ -11,6 +11,7 @@ import pytest
 
 from axisplit.proof.verify import Proof, Verdict
 from axisplit.report.page.notebook import plan_html, verdict_html
+from axisplit.report.page.render import as_json
 from axisplit.solve.plan import AxisPlan, CollectivePlan, EditPlan, ParameterPlan
 from report.plans import deep, hand_made, split
 
@@ -71,6 +72,10 @@ def test_no_name_gets_out_of_its_quotes(text):
     assert not [c for c in text if unicodedata.category(c) in ("Cf", "Cs") or (ord(c) < 32 and c != "\n")]
 
 
+def test_data_ends_no_script_element():
+    assert as_json(["</script >", "&lt;"]) == r'["\u003c/script \u003e","\u0026lt;"]'
+
+
 def test_nothing_is_loaded_and_only_our_own_style_and_script_are_allowed():
     text = hand_made().to_html()
     assert not re.search(r"https?:|//\w|url\(|@import|\bsrc=|<link|<iframe|\bfetch\(|XMLHttp", text)
@@ -126,7 +131,8 @@ def test_a_block_that_differs_is_drawn_by_itself():
 def test_a_collective_stands_at_the_blocks_of_its_class():
     moves = [("h.*.attn.o", 2), ("h.*2.attn.o", 2), ("h.4.mlp.down", 1)]
     plan = deep(layers=5, ranks=2)
-    kept = [p for p in plan.parameters if not p.name.startswith("h.4.attn")]
+    whole = ParameterPlan("", (512, 512), "float32", "whole", reason="not split here")
+    kept = [replace(whole, name=p.name) if p.name.startswith("h.4.attn") else p for p in plan.parameters]
     named = [replace(p, axis=p.axis.replace("*", "*2")) if p.name[:3] in ("h.2", "h.3") else p for p in kept]
     axes = (*plan.axes, *(replace(a, name=a.name.replace("*", "*2"), split=a.split[::-1]) for a in plan.axes))
     text = replace(
