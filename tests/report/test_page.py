@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from axisplit.proof.verify import Proof, Verdict
+from axisplit.report.drawing import Edge
+from axisplit.report.page.figures import details, matrix_of
 from axisplit.report.page.notebook import plan_html, verdict_html
 from axisplit.report.page.render import as_json
 from axisplit.solve.plan import AxisPlan, CollectivePlan, EditPlan, ParameterPlan
@@ -141,6 +143,22 @@ def test_a_collective_stands_at_the_blocks_of_its_class():
     ).to_html()  # fmt: skip
     assert re.findall(r"<b>(\d+–\d+)</b>", text) == ["0–1", "2–3"]
     assert re.findall(r'class="move" data-search="all_reduce (.*?)"', text) == [where for where, _ in moves]
+
+
+def test_experts_are_sheets_one_behind_the_other():
+    ranges = tuple((((2 * rank, 2 * rank + 2),), ((0, 16),), ((0, 32),)) for rank in range(3))
+    experts = ParameterPlan("experts.up", (6, 16, 32), "float32", "split", ranges, "experts.up[0]")
+    drawn = matrix_of(experts, 3, {"experts.up[0]": Edge("experts", "a0")})
+    assert (drawn.rows, drawn.cols, drawn.depth) == (16, 32, ((0,), (0,), (1,), (1,), (2,), (2,)))
+    assert drawn.depth_edge == Edge("experts", "a0")
+    assert details(experts, 3)["ranks"][1] == ["dim 0: 2:4", "4.10 kB"]
+
+
+def test_nothing_to_split():
+    one = replace(hand_made(), ranks=1, axes=(), collectives=(), parameters=(), edits=(), tiers={}, constraints=())
+    text = replace(one, optimal=True, comm_bytes_per_rank=0.0, lower_bound_bytes=0.0, excluded=()).to_html()
+    assert "the model runs whole on every rank" in text
+    assert "Nothing moves between them." in text
 
 
 def test_several_drawings_fit_in_one_notebook():

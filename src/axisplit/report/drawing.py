@@ -26,9 +26,10 @@ from axisplit.report.colours import Colour, rank_colours
 from axisplit.report.text import clean
 
 Ranges = tuple[tuple[int, int], ...]
-LONGEST, SHORTEST = 136.0, 16.0  # px of the longest side of an expression, and the least of any side
+LONGEST, SHORTEST, VECTOR = 136.0, 16.0, 9.0  # px of an expression's longest side, the least of any, across a vector
 _GAP, _FONT, _SMALL, _CHAR = 10.0, 12.0, 10.5, 0.62  # px; width of a monospaced letter as a share of its size
 _EDGE, _SHEET, _CELL = 7.0, 5.0, 34.0  # px from a side to its dimension line, between sheets, of a cell with a number
+_WIDE_SHEET = 9.0
 _MOST_CUTS, _MOST_SHEETS = 160, 12
 
 
@@ -221,12 +222,13 @@ def _operator(text: str) -> _Box:
 
 
 def _box(matrix: Matrix, scale: float) -> _Box:
-    width, height = max(matrix.cols * scale, SHORTEST), max(matrix.rows * scale, SHORTEST)
+    width, height = _side(matrix.cols, scale), _side(matrix.rows, scale)
     sheets = min(matrix.ranks if matrix.partial else len(matrix.depth) or matrix.behind + 1, _MOST_SHEETS)
-    spread = _SHEET * max(sheets - 1, 0)
+    spread = (_step(matrix.depth) if matrix.depth else _SHEET) * max(sheets - 1, 0)
     name, shape = clean(matrix.name), matrix.shape or f"{matrix.rows:,} × {matrix.cols:,}"
     left = _left_edge(matrix, height)
-    room = max(len(name) * _FONT, len(shape) * _SMALL) * _CHAR
+    above = [edge.text for edge in (matrix.col_edge, matrix.depth_edge) if edge]
+    room = max(len(name) * _FONT, *(len(text) * _SMALL for text in (shape, *above))) * _CHAR
     x = max(left.width, (room - width - spread) / 2)
     middle, top, bottom = x + (width + spread) / 2, -height / 2 - spread, height / 2
     head = _EDGE + _SMALL + 3 if matrix.col_edge or matrix.depth_edge else 0.0
@@ -239,6 +241,10 @@ def _box(matrix: Matrix, scale: float) -> _Box:
     ]
     right = max(x + width + spread, middle + room / 2) + 2
     return _Box("".join(body), right, -top + head + 6 + _FONT, bottom + _SMALL + 8)
+
+
+def _side(size: int, scale: float) -> float:
+    return max(size * scale, VECTOR if size == 1 else SHORTEST)
 
 
 def _left_edge(matrix: Matrix, height: float) -> _Box:
@@ -295,7 +301,7 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
         sigma = "" if matrix.values else _sign_of_sum(width, height, colours[0])
         return _stack(sheets, width, height, colours) + sigma + _values(matrix, width, height, colours[0].ink)
     if matrix.depth:
-        return _stack(matrix.depth, width, height, colours, matrix.titled)
+        return _stack(matrix.depth, width, height, colours, matrix.titled, numbered=True)
     if not matrix.parts:
         return _rectangle(0, 0, width, height, (), colours) + _values(matrix, width, height, "currentColor")
     behind = [
@@ -312,17 +318,26 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
 
 
 def _stack(
-    sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour], titled: bool = True
-) -> str:
+    sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour],
+    titled: bool = True, numbered: bool = False,
+) -> str:  # fmt: skip
     """Sheets one behind the other, the first in front; of very many those in between are left out."""
     shown = list(sheets)
     if len(shown) > _MOST_SHEETS:
         shown = [*sheets[: _MOST_SHEETS // 2], *sheets[-_MOST_SHEETS // 2 :]]
+    step = _step(sheets) if numbered else _SHEET
     drawn = []
     for place, owners in reversed(list(enumerate(shown))):
-        x, y = place * _SHEET, -place * _SHEET
+        x, y = place * step, -place * step
         drawn.append(_rectangle(x, y, width, height, owners, colours, sheet=True, titled=titled))
+        if step > _SHEET and len(owners) == 1:
+            drawn.append(_number(x, y, step + 2, step, str(owners[0]), colours[owners[0]], 1))
     return "".join(drawn)
+
+
+def _step(sheets: Sequence[tuple[int, ...]]) -> float:
+    """Px between sheets: room for a rank's number where they are few."""
+    return _WIDE_SHEET if len(sheets) <= 8 and all(max(owners, default=0) < 10 for owners in sheets) else _SHEET
 
 
 def _sign_of_sum(width: float, height: float, colour: Colour) -> str:

@@ -69,6 +69,11 @@ class RowView:
     drawn: tuple[FigureView | MoveView, ...]
     pills: tuple[PillView, ...]
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is drawn in it: it takes one line."""
+        return not any(isinstance(shape, FigureView) for shape in self.drawn)
+
 
 @dataclass(frozen=True)
 class StackView:
