@@ -71,11 +71,11 @@ def test_verify_on_real_processes(axisplit_main, llama_dir):
     assert 0 < fields["processes"]["max_error"] <= fields["bound"]
 
 
-def test_a_config_alone_can_be_planned_but_not_verified(axisplit_main, llama_dir):
-    ran = axisplit_main("verify", llama_dir / "config.json", "--ranks", "2", "--html", llama_dir.parent / "seen.html")
+def test_a_config_alone_can_be_planned_but_not_verified(axisplit_main, llama_dir, tmp_path):
+    ran = axisplit_main("verify", llama_dir / "config.json", "--ranks", "2", "--html", tmp_path / "seen.html")
     assert ran.code == 2
     assert ran.out.startswith("COULD NOT  no weights, so no numbers were run")
-    assert "COULD NOT  no weights" in (llama_dir.parent / "seen.html").read_text(encoding="utf-8")
+    assert "COULD NOT  no weights" in (tmp_path / "seen.html").read_text(encoding="utf-8")
 
 
 FACTORY = """
