@@ -21,6 +21,7 @@ NAMES = """elements => {
     const details = JSON.parse(document.getElementById("details").textContent);
     return elements.map(element => details[Number(element.dataset.n)].name);
 }"""
+expect.set_options(timeout=20_000)  # a busy machine starts Chromium's processes slowly
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
