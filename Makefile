@@ -1,6 +1,7 @@
 # make demo   sets up what it needs in .venv and runs the demonstration on a real model
 # make test   the same environment with the test tools, then lint, types and tests; CI calls it
 # make lint   ruff and mypy alone
+# make chromium   the browser that the tests open a plan's page in; make test calls it
 # make mutants   are the tests able to fail?
 # make coverage  every transformers architecture through plan, verify and gradients: hours of CPU, resumed where it stopped
 # make clean  removes .venv and caches
@@ -20,18 +21,27 @@ PYTEST_ARGS ?=
 COVERAGE_ARGS ?=
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint mutants coverage clean
+.PHONY: demo test lint chromium mutants coverage clean
 
 demo: $(VENV)/.demo
 	$(BIN)/axisplit demo
 
-test: lint
+test: lint chromium
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+# without it the tests of the page fail and say so; the others do not need it
+chromium:
+	@command -v chromium > /dev/null || { \
+		if [ "$$(id -u)" = 0 ]; then as=env; elif sudo -n true 2> /dev/null; then as="sudo -n env"; else as=; fi; \
+		get="$$as DEBIAN_FRONTEND=noninteractive apt-get -qq -y"; \
+		if [ -n "$$as" ] && command -v apt-get > /dev/null; then \
+			$$get --no-install-recommends install chromium || { $$get update && $$get --no-install-recommends install chromium; }; \
+		else echo "Chromium is missing: apt-get install --no-install-recommends chromium, as root" >&2; fi; }
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.mutants

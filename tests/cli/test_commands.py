@@ -31,7 +31,9 @@ def test_help_names_every_command(axisplit_main):
 
 
 def test_plan_prints_saves_and_loads(axisplit_main, llama_dir, tmp_path):
-    ran = axisplit_main("plan", llama_dir, "--ranks", "2", "--out", tmp_path / "plan.json", "--json")
+    files = ("--out", tmp_path / "plan.json", "--html", tmp_path / "plan.html")
+    ran = axisplit_main("plan", llama_dir, "--ranks", "2", *files, "--json")
+    assert (tmp_path / "plan.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     fields = json.loads(ran.out)
     assert ran.code == 0
     assert fields.keys() >= PLAN_FIELDS
@@ -69,10 +71,11 @@ def test_verify_on_real_processes(axisplit_main, llama_dir):
     assert 0 < fields["processes"]["max_error"] <= fields["bound"]
 
 
-def test_a_config_alone_can_be_planned_but_not_verified(axisplit_main, llama_dir):
-    ran = axisplit_main("verify", llama_dir / "config.json", "--ranks", "2")
+def test_a_config_alone_can_be_planned_but_not_verified(axisplit_main, llama_dir, tmp_path):
+    ran = axisplit_main("verify", llama_dir / "config.json", "--ranks", "2", "--html", tmp_path / "seen.html")
     assert ran.code == 2
     assert ran.out.startswith("COULD NOT  no weights, so no numbers were run")
+    assert "COULD NOT  no weights" in (tmp_path / "seen.html").read_text(encoding="utf-8")
 
 
 FACTORY = """

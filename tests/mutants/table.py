@@ -32,6 +32,8 @@ PLACES = ("tests/lower/test_places.py",)
 POLICY = ("tests/solve/test_policy.py",)
 TIES = ("tests/solve/test_ties.py",)
 GUARD = ("tests/lower/test_guard.py", "-k", "branches or dropout or compared or text or again")
+PAGE = ("tests/report/test_page.py",)
+BROWSER = ("tests/report/test_page_browser.py",)
 ROUNDS = ("tests/lower/test_rounds.py",)
 SHAPES = ("tests/capture/test_shapes.py",)
 BRUTE_FORCE = ("tests/solve/test_problem.py",)
@@ -577,6 +579,15 @@ MUTANTS: dict[str, list[Mutant]] = {
             ("tests/models_zoo/test_generate.py", "-k", "gpt2"),
         ),
         Mutant("runtime/lookup.py", "owned |= (ids >= a) & (ids < b)", "owned |= (ids >= a) & (ids <= b)", PLACES),
+        Mutant("report/page/render.py", 'text.replace("<", "\\\\u003c")', "text", PAGE),
+        Mutant("report/page/moves.py", "block in self._alone or ", "", PAGE),
+        Mutant("report/page/layout.py", "p.held, p.ranges, keys", "p.held, keys", PAGE),
+        Mutant("report/page/page.js", 'key !== "" && element.dataset.axis === key', 'key !== ""', BROWSER),
+        Mutant("report/page/page.js", "element.hidden = !hit;", "element.hidden = false;", BROWSER),
+        Mutant("report/page/page.css", ".scroll { overflow-x: auto; }", "", BROWSER),
+        Mutant(
+            "report/drawing.py", "width / max(matrix.cols, 1)", "width / len(cols)", ("tests/report/test_drawing.py",)
+        ),
     ],
     "lesson": [
         Mutant("lesson/setting.py", "if inputs not in legal:", "if False:", LESSON),

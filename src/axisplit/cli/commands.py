@@ -108,6 +108,7 @@ def verify(
     plan_file: PlanFile = None,
     processes: Annotated[bool, typer.Option("--processes", help="Run on real local processes too.")] = False,
     gradients: Annotated[bool, typer.Option("--gradients", help="Compare every gradient too.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan and the verdict on it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Prove the plan and measure it: exit code 0 if equal, 1 if different, 2 if it could not be told."""
@@ -115,6 +116,8 @@ def verify(
 
     plan = _load_plan(plan_file, ranks)
     judged = prove(model, ranks, batch, seq, plan, gradients=gradients, processes=processes)
+    if html is not None:
+        html.write_text(judged.plan.to_html(judged.verdict), encoding="utf-8")
     _print(judged, judged.to_json(), as_json)
     raise typer.Exit(judged.exit_code)
 

@@ -54,10 +54,11 @@ class Processes:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict, and what real processes said if they were asked."""
+    """A verdict, what real processes said if they were asked, and the plan that it is on."""
 
     verdict: Verdict
     processes: Processes | None
+    plan: Plan
 
     @property
     def exit_code(self) -> int:
@@ -97,14 +98,14 @@ def prove(
     with step("verifying: laws, programs, numbers, control"):
         verdict = axisplit.verify(model, inputs, plan, gradients=gradients)
     if not processes or verdict.numbers is None:
-        return Judged(verdict, None)
+        return Judged(verdict, None, plan)
     from axisplit.cli.generation import threads_for
     from axisplit.proof.processes import error_on_processes
 
     with step(f"running on {ranks} processes"):
         checkpoint = None if source.kind == "factory" else source.checkpoint_dir()
         error = error_on_processes(model, inputs, plan, verdict.numbers.choices, checkpoint, threads_for(plan.ranks))
-    return Judged(verdict, Processes(ranks, error, error <= verdict.numbers.bound))
+    return Judged(verdict, Processes(ranks, error, error <= verdict.numbers.bound), plan)
 
 
 def judge(

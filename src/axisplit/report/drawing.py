@@ -26,9 +26,10 @@ from axisplit.report.colours import Colour, rank_colours
 from axisplit.report.text import clean
 
 Ranges = tuple[tuple[int, int], ...]
-LONGEST, SHORTEST = 144.0, 16.0  # px of the longest side of an expression, and the least of any side
+LONGEST, SHORTEST, VECTOR = 136.0, 16.0, 9.0  # px of an expression's longest side, the least of any, across a vector
 _GAP, _FONT, _SMALL, _CHAR = 10.0, 12.0, 10.5, 0.62  # px; width of a monospaced letter as a share of its size
 _EDGE, _SHEET, _CELL = 7.0, 5.0, 34.0  # px from a side to its dimension line, between sheets, of a cell with a number
+_WIDE_SHEET = 9.0
 _MOST_CUTS, _MOST_SHEETS = 160, 12
 
 
@@ -58,6 +59,7 @@ class Matrix:
     behind: how many more sheets there are, all cut as the first one.
     shape: the text under it; its sizes if empty.
     values: what is written in its cells, row by row (small matrices; its cells are drawn large then).
+    titled: whether a piece says its rank where a pointer rests on it.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Matrix:
     depth_edge: Edge | None = None
     shape: str = ""
     values: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    titled: bool = True
 
 
 def whole(name: str, rows: int, cols: int, ranks: int = 1) -> Matrix:
@@ -219,17 +222,18 @@ def _operator(text: str) -> _Box:
 
 
 def _box(matrix: Matrix, scale: float) -> _Box:
-    width, height = max(matrix.cols * scale, SHORTEST), max(matrix.rows * scale, SHORTEST)
+    width, height = _side(matrix.cols, scale), _side(matrix.rows, scale)
     sheets = min(matrix.ranks if matrix.partial else len(matrix.depth) or matrix.behind + 1, _MOST_SHEETS)
-    spread = _SHEET * max(sheets - 1, 0)
+    spread = (_step(matrix.depth) if matrix.depth else _SHEET) * max(sheets - 1, 0)
     name, shape = clean(matrix.name), matrix.shape or f"{matrix.rows:,} × {matrix.cols:,}"
     left = _left_edge(matrix, height)
-    room = max(len(name) * _FONT, len(shape) * _SMALL) * _CHAR
+    above = [edge.text for edge in (matrix.col_edge, matrix.depth_edge) if edge]
+    room = max(len(name) * _FONT, *(len(text) * _SMALL for text in (shape, *above))) * _CHAR
     x = max(left.width, (room - width - spread) / 2)
     middle, top, bottom = x + (width + spread) / 2, -height / 2 - spread, height / 2
     head = _EDGE + _SMALL + 3 if matrix.col_edge or matrix.depth_edge else 0.0
     body = [
-        f'<g transform="translate({_px(x)} {_px(-height / 2)})">{_face(matrix, width, height)}</g>',
+        f'<g shape-rendering="crispEdges" transform="translate({_px(x)} {_px(-height / 2)})">{_face(matrix, width, height)}</g>',
         f'<g transform="translate({_px(x - left.width)} 0)">{left.body}</g>',
         _top_edge(matrix, x, top, width, spread),
         _line_of_text("name", middle, top - head - 6, _FONT, name),
@@ -237,6 +241,10 @@ def _box(matrix: Matrix, scale: float) -> _Box:
     ]
     right = max(x + width + spread, middle + room / 2) + 2
     return _Box("".join(body), right, -top + head + 6 + _FONT, bottom + _SMALL + 8)
+
+
+def _side(size: int, scale: float) -> float:
+    return max(size * scale, VECTOR if size == 1 else SHORTEST)
 
 
 def _left_edge(matrix: Matrix, height: float) -> _Box:
@@ -293,7 +301,7 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
         sigma = "" if matrix.values else _sign_of_sum(width, height, colours[0])
         return _stack(sheets, width, height, colours) + sigma + _values(matrix, width, height, colours[0].ink)
     if matrix.depth:
-        return _stack(matrix.depth, width, height, colours)
+        return _stack(matrix.depth, width, height, colours, matrix.titled, numbered=True)
     if not matrix.parts:
         return _rectangle(0, 0, width, height, (), colours) + _values(matrix, width, height, "currentColor")
     behind = [
@@ -301,21 +309,35 @@ def _face(matrix: Matrix, width: float, height: float) -> str:
         f'class="behind" fill="#888" fill-opacity="0.25" stroke="currentColor" stroke-width="0.75"/>'
         for place in reversed(range(1, min(matrix.behind + 1, _MOST_SHEETS)))
     ]
-    body = [_rectangle(*cell, colours, numbered=not matrix.values) for cell in _cells(matrix, width, height)]
+    body = [
+        _rectangle(*cell, colours, numbered=not matrix.values, titled=matrix.titled)
+        for cell in _cells(matrix, width, height)
+    ]
     outline = f'<rect class="outline" width="{_px(width)}" height="{_px(height)}" fill="none" stroke="currentColor"/>'
     return "".join([*behind, *body]) + outline + _values(matrix, width, height, "")
 
 
-def _stack(sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour]) -> str:
+def _stack(
+    sheets: Sequence[tuple[int, ...]], width: float, height: float, colours: Sequence[Colour],
+    titled: bool = True, numbered: bool = False,
+) -> str:  # fmt: skip
     """Sheets one behind the other, the first in front; of very many those in between are left out."""
     shown = list(sheets)
     if len(shown) > _MOST_SHEETS:
         shown = [*sheets[: _MOST_SHEETS // 2], *sheets[-_MOST_SHEETS // 2 :]]
+    step = _step(sheets) if numbered else _SHEET
     drawn = []
     for place, owners in reversed(list(enumerate(shown))):
-        x, y = place * _SHEET, -place * _SHEET
-        drawn.append(_rectangle(x, y, width, height, owners, colours, sheet=True))
+        x, y = place * step, -place * step
+        drawn.append(_rectangle(x, y, width, height, owners, colours, sheet=True, titled=titled))
+        if step > _SHEET and len(owners) == 1:
+            drawn.append(_number(x, y, step + 2, step, str(owners[0]), colours[owners[0]], 1))
     return "".join(drawn)
+
+
+def _step(sheets: Sequence[tuple[int, ...]]) -> float:
+    """Px between sheets: room for a rank's number where they are few."""
+    return _WIDE_SHEET if len(sheets) <= 8 and all(max(owners, default=0) < 10 for owners in sheets) else _SHEET
 
 
 def _sign_of_sum(width: float, height: float, colour: Colour) -> str:
@@ -353,7 +375,7 @@ def _bands(held: Sequence[Ranges], size: int) -> list[tuple[float, float, tuple[
 
 def _rectangle(
     x: float, y: float, width: float, height: float, owners: tuple[int, ...], colours: Sequence[Colour],
-    sheet: bool = False, numbered: bool = True,
+    sheet: bool = False, numbered: bool = True, titled: bool = True,
 ) -> str:  # fmt: skip
     """A piece: grey where no single rank is meant, its rank's colour, or bands of several."""
     frame = ' stroke="currentColor" stroke-width="0.75"' if sheet else ""
@@ -362,7 +384,7 @@ def _rectangle(
             f'<rect class="whole" x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}" '
             f'fill="currentColor" fill-opacity="0.1" stroke="currentColor"/>'
         )
-    title = f"<title>{_rank_names(owners)}</title>"
+    title = f"<title>{_rank_names(owners)}</title>" if titled else ""
     if len(owners) > 1:
         return f"<g>{title}{_banded(x, y, width, height, owners, colours)}</g>"
     colour = colours[owners[0]]
@@ -375,7 +397,7 @@ def _rectangle(
         if numbered and not sheet
         else ""
     )
-    return f"<g>{title}{rectangle}{number}</g>"
+    return f"<g>{title}{rectangle}{number}</g>" if title else rectangle + number
 
 
 def _banded(x: float, y: float, width: float, height: float, owners: tuple[int, ...], colours: Sequence[Colour]) -> str:

@@ -37,6 +37,7 @@ def matrix_of(p: ParameterPlan, ranks: int, edges: Mapping[str, Edge], upright: 
         col_edge=edge if col in dims else None,
         depth_edge=edge if deep else None,
         shape=" × ".join(f"{size:,}" for size in p.shape),
+        titled=False,
     )
 
 
@@ -62,9 +63,9 @@ def _sheets(p: ParameterPlan, dim: int) -> tuple[tuple[int, ...], ...]:
 
 
 def is_upright(vector: ParameterPlan, matrices: Sequence[ParameterPlan]) -> bool:
-    """Whether a vector lies along the rows of its module's matrix: its length is theirs, or not the columns'."""
-    shapes = [p.shape for p in matrices if len(p.shape) == 2]
-    return any(rows == vector.shape[0] for rows, _ in shapes)
+    """Whether a vector lies along the rows of its module's matrix: its length is theirs."""
+    faces = [(p.shape, _face(p.shape, True)[0]) for p in matrices if len(p.shape) > 1]
+    return any(row is not None and shape[row] == vector.shape[0] for shape, row in faces)
 
 
 def draw_row(matrices: Sequence[Matrix]) -> list[str]:
@@ -85,7 +86,14 @@ def details(p: ParameterPlan, ranks: int, tied: str = "") -> dict[str, Any]:
         "shape": " × ".join(f"{size:,}" for size in p.shape) or "one number",
         "dtype": p.dtype,
         "bytes": bytes_text(p.bytes),
-        "reason": clean(p.reason),
+        "held": "" if dims else clean(_held(p)),
         "tied": clean(tied),
         "ranks": held if dims else [],
     }
+
+
+def _held(p: ParameterPlan) -> str:
+    """How one that is not split is held, and why."""
+    if p.held == "first":
+        return p.reason
+    return f"whole on every rank: {p.reason}" if p.reason else "whole on every rank"

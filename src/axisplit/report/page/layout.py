@@ -1,7 +1,7 @@
 """Parameters as the rows of a page: modules of one parent side by side, alike blocks as a stack of one.
 
-Blocks are folded where they stand one after the other under numbers and hold the same: names, sizes, each rank's
-ranges, axes and reasons. So a fold never hides a difference.
+Blocks are folded where they stand one after the other under numbers and hold the same: names, sizes, ranges, axes and
+reasons. So a fold never hides a difference.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from axisplit.report.text import bytes_text, clean
-from axisplit.solve.plan import CollectivePlan
+from axisplit.solve.plan import CollectivePlan, Plan
 
 _MASKED = " masked"
 Call = tuple[str, str, float]  # phase, text, bytes of one call
@@ -38,17 +39,27 @@ def moves_of(collectives: tuple[CollectivePlan, ...]) -> tuple[Move, ...]:
 
 
 class Places:
-    """Moves by module, each handed out where it belongs; what no module asked for is `left`."""
+    """Moves by module, each handed out where it belongs; what no module asked for is `left`.
 
-    def __init__(self, moves: tuple[Move, ...]) -> None:
-        self._moves = moves
+    A name with a star (`h.*.fc`) stands for the blocks of one class; several classes of one container have stars of
+    their own (`*`, `*2`). A block is of none if something names it by its number, and of those that axes of its own
+    parameters are named with.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._moves = moves_of(plan.collectives)
         self._used: set[Move] = set()
+        names = [move.where for move in self._moves] + [axis.name for axis in plan.axes]
+        names += [key for kept in plan.choices.values() for key in kept]
+        self._alone = {block for name in names for block in _numbered(name)}
+        self._stars: dict[str, set[str]] = defaultdict(set)
+        for parameter in plan.parameters:
+            for block, star in _stars(parameter.axis, parameter.name):
+                self._stars[block].add(star)
 
-    def at(self, path: str, block_axes: set[str]) -> list[Move]:
-        """The moves of one module. A name with a star stands for every block, unless another names this one itself."""
-        exact = [move for move in self._moves if move.where == path]
-        starred = [move for move in self._moves if "*" in move.where and _matches(move.where, path)]
-        found = exact or _of_its_class(starred, block_axes)
+    def at(self, path: str) -> list[Move]:
+        """The moves of one module."""
+        found = [move for move in self._moves if move.where == path or self._means(move.where, path)]
         self._used.update(found)
         return found
 
@@ -56,34 +67,55 @@ class Places:
     def left(self) -> list[Move]:
         return [move for move in self._moves if move not in self._used]
 
+    def _means(self, pattern: str, path: str) -> bool:
+        if not _matches(pattern, path):
+            return False
+        parts = path.split(".")
+        for i, name in enumerate(pattern.split(".")):
+            block = ".".join(parts[: i + 1])
+            own = self._stars.get(block)
+            if name.startswith("*") and (block in self._alone or (own and name not in own)):
+                return False
+        return True
+
 
 def _matches(pattern: str, path: str) -> bool:
-    """Whether a module is one of those that a name with stars means.
+    """Whether a name with stars may mean a module.
 
     >>> _matches("h.*.fc", "h.3.fc"), _matches("h.*2.fc", "h.3.fc"), _matches("h.*.fc", "h.fc")
     (True, True, False)
     """
+    if "*" not in pattern:
+        return False
     names, parts = pattern.split("."), path.split(".")
     return len(names) == len(parts) and all(
         part.isdigit() if name.startswith("*") else name == part for name, part in zip(names, parts, strict=True)
     )
 
 
-def _of_its_class(moves: list[Move], axes: set[str]) -> list[Move]:
-    """Blocks of several classes have stars of their own (`*`, `*2`): those that this block's axes are named with."""
-    if len({move.where for move in moves}) < 2:
-        return moves
-    stars = {axis.partition("[")[0].rpartition(".")[0] for axis in axes}
-    named = [move for move in moves if any(_head(star) == _head(move.where) for star in stars)]
-    return named or moves
+def _numbered(name: str) -> Iterator[str]:
+    """The blocks that a name has by their numbers.
 
-
-def _head(name: str) -> str:
-    """A name up to its last star.
-
-    >>> _head("block.*2.layer.0.k")
-    'block.*2'
+    >>> list(_numbered("h.0.attn.1.fc")), list(_numbered("h.*.attn.1"))
+    (['h.0', 'h.0.attn.1'], [])
     """
     parts = name.split(".")
-    last = max((i for i, part in enumerate(parts) if part.startswith("*")), default=-1)
-    return ".".join(parts[: last + 1])
+    for i, part in enumerate(parts):
+        if part.startswith("*"):
+            return
+        if part.isdigit():
+            yield ".".join(parts[: i + 1])
+
+
+def _stars(axis: str, parameter: str) -> Iterator[tuple[str, str]]:
+    """(block, star) of those blocks of a parameter that its axis's name has too.
+
+    >>> list(_stars("h.*2.k.weight[0]", "h.3.q.weight"))
+    [('h.3', '*2')]
+    """
+    own = parameter.split(".")
+    for i, (name, part) in enumerate(zip(axis.split("."), own, strict=False)):
+        if name.startswith("*") and part.isdigit():
+            yield ".".join(own[: i + 1]), name
+        elif name != part:
+            return

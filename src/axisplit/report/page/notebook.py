@@ -47,7 +47,8 @@ def _lead(plan: Plan) -> str:
 
 def _axes(view: View) -> str:
     rows = "".join(
-        f'<tr><td style="{_CELL}"><b>{escape(axis.word)}</b> {axis.size}</td><td style="{_CELL}">{axis.strip}</td>'
+        f'<tr><td style="{_CELL};white-space:nowrap"><b>{escape(axis.word)}</b> {axis.size}</td>'
+        f'<td style="{_CELL}">{axis.strip}</td>'
         f'<td style="{_CELL}"><code>{escape(axis.where)}</code></td></tr>'
         for axis in view.axes
     )

@@ -41,7 +41,7 @@
     make("b", found.name, panel);
     make("p", `${found.shape}, ${found.dtype}, ${found.bytes}`, panel);
     if (found.tied) make("p", `the same as ${found.tied}`, panel);
-    if (found.reason) make("p", `whole on every rank: ${found.reason}`, panel);
+    if (found.held) make("p", found.held, panel);
     if (found.ranks.length) {
       const table = make("table", null, panel);
       found.ranks.forEach(([ranges, bytes], rank) => {

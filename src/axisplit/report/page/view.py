@@ -16,7 +16,7 @@ from axisplit.report.moves import Row as TrafficRow
 from axisplit.report.moves import Traffic, traffic_shown
 from axisplit.report.page.figures import details, draw_row, is_upright, matrix_of
 from axisplit.report.page.layout import Item, Leaf, Row, lay_out
-from axisplit.report.page.moves import Move, Places, moves_of
+from axisplit.report.page.moves import Move, Places
 from axisplit.report.table import axis_rows, edit_rows, facts, kept_whole_entries, size_rows, split_dims, tier_rows
 from axisplit.report.text import clean
 from axisplit.solve.plan import ParameterPlan, Plan, Ranges
@@ -68,6 +68,11 @@ class RowView:
     label: str
     drawn: tuple[FigureView | MoveView, ...]
     pills: tuple[PillView, ...]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is drawn in it: it takes one line."""
+        return not any(isinstance(shape, FigureView) for shape in self.drawn)
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def view_of(plan: Plan) -> View:
     """Everything a page shows of the plan."""
     blocks = Blocks(p.name for p in plan.parameters)
     axes = _axes(plan, blocks)
-    drawn = _Drawn(plan, _edges(plan, blocks), Places(moves_of(plan.collectives)))
+    drawn = _Drawn(plan, _edges(plan, blocks), Places(plan))
     keys = {name: edge.key for name, edge in drawn.edges.items()}
     items = tuple(_item(item, drawn) for item in lay_out(_with_tied(plan), keys))
     first = plan.collectives[0].phase if plan.collectives else ""
@@ -231,17 +236,19 @@ def _item(item: Item, drawn: _Drawn) -> RowView | StackView:
 
 
 def _row(row: Row, drawn: _Drawn) -> RowView:
-    axes = {p.axis for leaf in row.leaves for p in leaf.parameters if p.axis}
     shapes: list[_Shape] = []
     for leaf in row.leaves:
         found = _leaf(leaf, drawn)
         shapes += found
         named = not any(isinstance(item, tuple) for item in found)
         at = clean(leaf.path.rpartition(".")[2]) if named else ""
-        shapes += [MoveView(move, at) for move in drawn.places.at(leaf.path, axes)]
+        shapes += [MoveView(move, at) for move in drawn.places.at(leaf.path)]
+        for p in leaf.parameters:
+            name = clean(".".join(p.name.split(".")[-2:]))
+            shapes += [MoveView(move, name) for move in drawn.places.at(p.name)]
     if row.path not in drawn.told:  # what the parent's own code moves is said in its first row
         drawn.told.add(row.path)
-        shapes += [MoveView(move, f"in {clean(row.label or row.path)}") for move in drawn.places.at(row.path, axes)]
+        shapes += [MoveView(move, f"in {clean(row.path.rpartition('.')[2])}") for move in drawn.places.at(row.path)]
     svgs = iter(draw_row([item[1] for item in shapes if isinstance(item, tuple)]))
     views = tuple(
         _figure(item[0], next(svgs), drawn) if isinstance(item, tuple) else item
