@@ -3,6 +3,7 @@
 # make lint   ruff and mypy alone
 # make chromium   the browser that the tests open a plan's page in; make test calls it
 # make mutants   are the tests able to fail?
+# make site   the documentation as a site, in build/site
 # make coverage  every transformers architecture through plan, verify and gradients: hours of CPU, resumed where it stopped
 # make clean  removes .venv and caches
 
@@ -21,7 +22,7 @@ PYTEST_ARGS ?=
 COVERAGE_ARGS ?=
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint chromium mutants coverage clean
+.PHONY: demo test lint chromium mutants site coverage clean
 
 demo: $(VENV)/.demo
 	$(BIN)/axisplit demo
@@ -45,6 +46,9 @@ chromium:
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.mutants
+
+site: $(VENV)/.test
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 coverage: $(VENV)/.test
 	$(BIN)/axisplit bench coverage --out docs $(COVERAGE_ARGS)

@@ -232,8 +232,9 @@ def _box(matrix: Matrix, scale: float) -> _Box:
     x = max(left.width, (room - width - spread) / 2)
     middle, top, bottom = x + (width + spread) / 2, -height / 2 - spread, height / 2
     head = _EDGE + _SMALL + 3 if matrix.col_edge or matrix.depth_edge else 0.0
+    place = f"translate({_px(x)} {_px(-height / 2)})"
     body = [
-        f'<g shape-rendering="crispEdges" transform="translate({_px(x)} {_px(-height / 2)})">{_face(matrix, width, height)}</g>',
+        f'<g shape-rendering="crispEdges" transform="{place}">{_face(matrix, width, height)}</g>',
         f'<g transform="translate({_px(x - left.width)} 0)">{left.body}</g>',
         _top_edge(matrix, x, top, width, spread),
         _line_of_text("name", middle, top - head - 6, _FONT, name),
