@@ -85,7 +85,7 @@ print(axisplit.compare("gelu(X @ W)", {"X": (2, 4), "W": (4, 4)}, strategies=[st
 answer: set[str] = set()  # of "data", "pipeline", "tensor"
 
 seven_billion = axisplit.fit(params=7e9, ranks=8, memory=12 * 2**30)
-helps = {kind for kind in ("data", "pipeline", "tensor") if seven_billion.helps(kind)}
+helps = {kind for kind in ("data", "pipeline", "tensor") if kind in seven_billion.helping}
 print("right" if answer == helps else "not answered yet" if not answer else "think of what each GPU holds")
 
 # %% [markdown]
