@@ -347,6 +347,18 @@ MUTANTS: dict[str, list[Mutant]] = {
     ],
     "proof": [
         Mutant(
+            "proof/gradients.py",
+            "max(floor, bounds.get(name, 0.0) / EXACT_TOLERANCE)",
+            "floor",
+            ("tests/proof/test_gradients.py", "-k", "cancel"),
+        ),
+        Mutant(
+            "proof/gradients.py",
+            "if any(error > EXACT_TOLERANCE * floors[name] for name, error in errors[0].items()):",
+            "if False:",
+            ("tests/proof/test_gradients.py", "-k", "cancel"),
+        ),
+        Mutant(
             "proof/program.py",
             'if kind == "all_reduce" and state in (PARTIAL, "scaled"):',
             'if kind == "all_reduce":',

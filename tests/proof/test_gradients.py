@@ -309,6 +309,20 @@ def test_a_saved_plan_is_right_and_an_older_one_says_what_is_not_matched(block, 
         judged(model, inputs, stranger)
 
 
+def test_terms_that_nearly_cancel():
+    """A batch norm over two rows that are almost alike amplifies float64's own rounding beyond 1e-10 of a gradient's
+    scale; a sum that is missing is far beyond what rounding moves, and noticed all the same.
+    """
+    torch.manual_seed(0)
+    layers = [nn.LayerNorm(8), nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8), nn.BatchNorm1d(8)]
+    model, row = nn.Sequential(*layers).train(), torch.randn(8)
+    inputs = (torch.stack([row, row + 1e-4 * torch.randn(8)]),)
+    found = measure_gradients(model, inputs, axisplit.plan(model, inputs, ranks=2))
+    assert found.equal
+    assert found.control_errors
+    assert not found.unnoticed
+
+
 def test_where_cotangents_are_converted_is_matched(block):
     model, inputs, plan = block
     captured = capture(model, inputs)
