@@ -49,7 +49,7 @@ def forward_error(plan: Plan, model: nn.Module, inputs: Mapping[str, Any]) -> fl
 
     Raises: DifferentOutputs where the outputs are not even alike.
     """
-    wide = copy.deepcopy(model).double()
+    wide = in_float64(model)
     given = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
 
     def run(part: nn.Module) -> dict[str, Tensor]:
@@ -64,6 +64,15 @@ def forward_error(plan: Plan, model: nn.Module, inputs: Mapping[str, Any]) -> fl
     if not whole:
         raise DifferentOutputs("the whole model returns no tensor")
     return max(largest_gap(whole, part) for part in parts)
+
+
+def in_float64(model: nn.Module) -> nn.Module:
+    """A copy with float64 parameters and buffers; one that has two names stays one (`.double()` makes two buffers)."""
+    made = copy.deepcopy(model)
+    for tensor in (*made.parameters(), *made.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.double()
+    return made
 
 
 def tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -62,6 +62,15 @@ def test_the_check_runs_in_float64_throughout():
     assert check.forward_error(plan, model, {"x": x}) <= check.TOLERANCE
 
 
+def test_the_check_knows_a_buffer_by_one_of_its_names():
+    model, x = torch.nn.Sequential(Masked(8, 6), torch.nn.Linear(6, 4)), torch.randn(3, 8)
+    model[0].register_buffer("bands", torch.ones(2))
+    model[1].register_buffer("bands", model[0].bands)
+    plan = axisplit.plan(model, (x,), ranks=2)
+    assert [name for name, _ in check.in_float64(model).named_buffers()] == ["0.bands"]
+    assert check.forward_error(plan, model, {"input": x}) <= check.TOLERANCE
+
+
 def test_verify_alone_does_not_make_a_record_equal(gpt2, monkeypatch):
     """A verify that says equal whatever the plan."""
     model, inputs, plan = gpt2
