@@ -219,6 +219,9 @@ def test_as_little_as_possible_is_read_into_words() -> None:
     (found,) = axisplit.compare(EXERCISE, SQUARE, strategies=[steps]).strategies
     assert found.valid
     assert dict(found.layout)["W1"] == "R"
+    steps = "matmul -> gelu -> all-reduce"  # as wrong with rows of W split, of which nothing is said either
+    (found,) = axisplit.compare("gelu(X @ W)", {"X": (2, 4), "W": (4, 4)}, strategies=[steps]).strategies
+    assert found.judged.fault is Fault.repeated
 
 
 def test_other_sizes_are_told_where_they_decide() -> None:
