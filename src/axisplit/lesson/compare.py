@@ -78,7 +78,7 @@ class Comparison:
     @cached_property
     def result(self) -> torch.Tensor | None:
         """The whole computation's."""
-        return None if self.tensors is None else self.formula.evaluate(dict(self.tensors))
+        return None if self.tensors is None else self.formula.evaluate(self.tensors)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: `strategies` (name, steps, valid, reason, collectives, comm_bytes_per_rank, max_error), `best` (a
@@ -309,4 +309,4 @@ def _weight_text(setting: Setting, name: str, state: str) -> str:
 def _placed(setting: Setting, strategy: Strategy) -> list[str]:
     """Where a way's collectives stand, which tells it from most others of its kind."""
     steps = [action for action in strategy.judged.way if isinstance(action, Collect)]
-    return [f"{step.kind.replace('_', '-')} of {setting.formula.ops[step.op].text}" for step in steps]
+    return [f"{step.word} of {setting.formula.ops[step.op].text}" for step in steps]

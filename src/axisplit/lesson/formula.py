@@ -10,7 +10,7 @@ tree, in which named tensors may occur more than once.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,12 @@ class Formula:
     names: tuple[str, ...]  # in order of appearance
     ops: tuple[Op, ...]
 
-    def evaluate(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The result on whole tensors.
+    def evaluate(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The result on whole tensors. Raises: InputError as `results` does."""
+        return self.results(tensors)[-1]
+
+    def results(self, tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """What each op makes of whole tensors.
 
         Raises: InputError if the shapes do not fit together, naming the op.
         """
@@ -102,7 +106,7 @@ class Formula:
                 made.append(op.apply(*operands))
             except RuntimeError as error:
                 raise _misfit(self, op, operands, error) from error
-        return made[-1]
+        return made
 
     @cached_property
     def slots(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import torch
 
 from axisplit.errors import ProofError
 from axisplit.lesson.formula import Name
-from axisplit.lesson.setting import Fault, Setting, value_of
+from axisplit.lesson.setting import Fault, Setting
 from axisplit.lesson.ways import (
     ALL_GATHER,
     ALL_REDUCE,
@@ -24,8 +24,8 @@ from axisplit.lesson.ways import (
     Collect,
     Compute,
     Way,
-    collect_bytes,
     state_after,
+    way_bytes,
 )
 from axisplit.solve.states import PARTIAL, WHOLE
 
@@ -83,7 +83,7 @@ def judge(setting: Setting, way: Way, tensors: Mapping[str, torch.Tensor] | None
     fault = Fault.none if at is None else way[at].fault
     if not fault and state_after(way[-1]) != WHOLE:
         fault = Fault.unfinished
-    moved = sum(collect_bytes(setting, action) for action in way if isinstance(action, Collect))
+    moved = way_bytes(setting, way)
     if tensors is None:
         return Judged(way, (), fault, at, moved, None)
     ranks = Ranks(setting, tensors)
@@ -96,7 +96,7 @@ def judge(setting: Setting, way: Way, tensors: Mapping[str, torch.Tensor] | None
         return Judged(
             way, tuple(ranks.steps), fault, at, moved, None, ranks.difference, None, str(error).split("\n")[0]
         )
-    whole, got = setting.formula.evaluate(dict(tensors)), ranks.result
+    whole, got = setting.formula.evaluate(tensors), ranks.result
     apart = (got - whole).abs().max().item() if got.shape == whole.shape else None
     if not fault:
         _check_exact(setting, way, tensors)
@@ -106,7 +106,7 @@ def judge(setting: Setting, way: Way, tensors: Mapping[str, torch.Tensor] | None
 def _check_exact(setting: Setting, way: Way, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise unless a right way gives the whole result in float64, on every rank."""
     wide = {name: tensor.double() for name, tensor in tensors.items()}
-    ranks, whole = Ranks(setting, wide), setting.formula.evaluate(dict(wide))
+    ranks, whole = Ranks(setting, wide), setting.formula.evaluate(wide)
     for action in way:
         ranks.do(action)
     largest = max(part.abs().max().item() for step in ranks.steps for part in step.values)
@@ -241,7 +241,7 @@ class Ranks:
 
     def _differing(self, step: Action, operands: list[list[Any]], found: Sequence[torch.Tensor]) -> Difference | None:
         """Where the ranks' results together differ most from the op on what the ranks' operands mean together."""
-        whole = self._whole_at(step.op)
+        whole = self.setting.formula.results(self.tensors)[step.op]
         if isinstance(step, Compute) and step.fault in (Fault.partial, Fault.counted):
             got = sum(found[1:], start=found[0])
         elif isinstance(step, Compute) and step.fault is Fault.parts:
@@ -259,14 +259,6 @@ class Ranks:
         alone = len(operands) == 1 and operands[0][0].shape == whole.shape
         parts = tuple(float(part[index]) for part in operands[0]) if alone else ()
         return Difference(step.op, index, parts, float(got[index]), float(whole[index]))
-
-    def _whole_at(self, op: int) -> torch.Tensor:
-        """An op's result in the whole computation."""
-        made: list[torch.Tensor] = []
-        for each in self.setting.formula.ops[: op + 1]:
-            values = [value_of(operand) for operand in each.operands]
-            made.append(each.apply(*(self.tensors[v] if isinstance(v, str) else made[v] for v in values)))
-        return made[op]
 
 
 def _added(parts: Sequence[torch.Tensor], names: Sequence[str]) -> tuple[torch.Tensor, str]:

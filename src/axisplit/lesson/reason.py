@@ -16,8 +16,8 @@ from axisplit.lesson.ways import (
     Action,
     Collect,
     Way,
-    collect_bytes,
     state_after,
+    way_bytes,
 )
 from axisplit.solve.states import PARTIAL
 
@@ -35,8 +35,7 @@ def reason(setting: Setting, judged: Judged) -> str:
 
 
 def _collective(setting: Setting, step: Collect) -> str:
-    shape = setting.shape(step.op)
-    return f"{step.kind.replace('_', '-')} of {setting.formula.ops[step.op].text} {list(shape)}"
+    return f"{step.word} of {setting.formula.ops[step.op].text} {list(setting.shape(step.op))}"
 
 
 def _partial(setting: Setting, action: Action) -> str:
@@ -99,7 +98,7 @@ def beside(setting: Setting, way: Way, best: Way) -> str:
     Bytes of a collective grow with the product of the sizes of what it moves, so two ways differ by a few such
     products; where one stands against one, their ratio decides.
     """
-    here = _bytes(setting, way) / (_bytes(setting, best) or 1.0)
+    here = way_bytes(setting, way) / (way_bytes(setting, best) or 1.0)
     numbers = [sum(isinstance(action, Collect) for action in each) for each in (way, best)]
     text = "as many bytes as the best" if here == 1 else f"{here:.3g} times the bytes of the best"
     if numbers[0] != numbers[1]:
@@ -151,10 +150,6 @@ def _unlike(one: Terms, other: Terms) -> tuple[Terms, Terms]:
 
 def _evaluate(terms: Terms, sizes: Mapping[str, float]) -> float:
     return sum(factor * math.prod(sizes[letter] for letter in product) for product, factor in terms.items())
-
-
-def _bytes(setting: Setting, way: Way) -> float:
-    return sum(collect_bytes(setting, action) for action in way if isinstance(action, Collect))
 
 
 def _numbers(word: str, fault: Fault, found: Difference) -> str:

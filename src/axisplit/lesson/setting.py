@@ -106,8 +106,7 @@ class Setting:
 
     def letters(self, value: Value) -> list[str]:
         """The axes in a value's dims; those of size 1 have none."""
-        found = (leaf for dim in self._derived.dims[self._index[value]] for leaf in self._derived.axes.leaves(dim))
-        return [self._keys[leaf] for leaf in found if leaf in self._keys]
+        return [letter for letter in self.dim_letters(value) if letter]
 
     def dim_letters(self, value: Value) -> list[str]:
         """For each dim of a value its axis; nothing for one of size 1."""

@@ -49,6 +49,11 @@ class Collect:
     target: str
     fault: Fault = Fault.none
 
+    @property
+    def word(self) -> str:
+        """Its name in a strategy."""
+        return self.kind.replace("_", "-")
+
 
 Action = Compute | Collect
 Way = tuple[Action, ...]
@@ -194,6 +199,11 @@ def collect_bytes(setting: Setting, step: Collect) -> float:
     if step.kind == REDUCE_SCATTER:
         return max(reduce_scatter_bytes(wanted, rank) for rank in ranks)
     return max(all_to_all_bytes([held[rank] * share // whole for share in wanted], rank) for rank in ranks)
+
+
+def way_bytes(setting: Setting, way: Way) -> float:
+    """Bytes that the busiest rank sends in all."""
+    return sum(collect_bytes(setting, action) for action in way if isinstance(action, Collect))
 
 
 def _cheapest(found: Iterable[Found]) -> Iterator[Found]:

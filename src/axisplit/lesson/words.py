@@ -25,7 +25,6 @@ from axisplit.lesson.setting import Fault, Run, Setting, Value, value_of
 from axisplit.lesson.ways import (
     ALL_GATHER,
     ALL_REDUCE,
-    ALL_TO_ALL,
     COLLECTIVES,
     REDUCE_SCATTER,
     Action,
@@ -63,7 +62,7 @@ def words_of(setting: Setting, way: Way) -> tuple[str, ...]:
     for action in way:
         if isinstance(action, Collect):
             states[action.op] = action.target
-            found.append(action.kind.replace("_", "-"))
+            found.append(action.word)
             continue
         kind = split_word(setting, action.op, action.run, states)
         op = setting.formula.ops[action.op]
@@ -152,9 +151,7 @@ def _check_splits(formula: Formula, text: str, tokens: Sequence[Token]) -> None:
 
 def _token(formula: Formula, step: str) -> Token:
     word = re.sub(r"[\s_]*-[\s_]*|_", "-", step.strip())
-    found = _SPLIT.fullmatch(
-        word.replace("row-wise-parallel", "row-wise").replace("column-wise-parallel", "column-wise")
-    )
+    found = _SPLIT.fullmatch(word)
     if found and (found[2] is None or found[2] in formula.names):
         return Split(f"{found[1]}-split" if found[1] == "batch" else f"{found[1]}-wise-split", found[2] or "")
     plain = word.lower().removeprefix("distributed-")
@@ -256,6 +253,3 @@ def _fault(kind: str, state: str) -> Fault:
     if state == PARTIAL:
         return Fault.joined
     return Fault.added if kind in (ALL_REDUCE, REDUCE_SCATTER) else Fault.repeated
-
-
-assert {ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL} == set(COLLECTIVES)

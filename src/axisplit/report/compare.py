@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from axisplit.lesson.setting import value_of
 from axisplit.report.text import bytes_text, columns, hang, unbroken
 
 if TYPE_CHECKING:
@@ -117,10 +118,7 @@ def _life(found: Comparison, letter: str) -> str:
     read = [
         number
         for number, op in enumerate(formula.ops)
-        if any(
-            letter in setting.letters(operand.name if hasattr(operand, "name") else operand.op)
-            for operand in op.operands
-        )
+        if any(letter in setting.letters(value_of(operand)) for operand in op.operands)
     ]
     passed = [formula.ops[number].word for number in read if number in made and formula.ops[number].word != "matmul"]
     summed = [formula.ops[number].text for number in read if number not in made]

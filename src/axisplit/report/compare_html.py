@@ -60,7 +60,6 @@ def way_drawings(found: Comparison, strategy: Strategy) -> Iterator[str]:
     setting = found.setting
     sizes = [size for value in (*setting.shapes, *range(len(found.formula.ops))) for size in _flat(setting, value)]
     scale = _LARGEST / max(sizes)
-    states: dict[int, str] = {}
     for action in strategy.judged.way:
         if isinstance(action, Compute):
             op = found.formula.ops[action.op]
@@ -68,12 +67,10 @@ def way_drawings(found: Comparison, strategy: Strategy) -> Iterator[str]:
             read = [matrix(setting, v, s) for v, s in zip(operands, action.run.inputs, strict=True)]
             made = matrix(setting, action.op, action.run.output)
             yield expression_svg([*_between(op.word, read), "=", made], scale)
-            states[action.op] = action.run.output
         else:
-            moves = f"{action.kind.replace('_', '-')}, {bytes_text(collect_bytes(setting, action))} →"
-            before, after = (matrix(setting, action.op, state) for state in (states[action.op], action.target))
+            moves = f"{action.word}, {bytes_text(collect_bytes(setting, action))} →"
+            before, after = (matrix(setting, action.op, state) for state in (action.source, action.target))
             yield expression_svg([before, moves, after], scale)
-            states[action.op] = action.target
 
 
 _SIGNS = {"matmul": "@", "add": "+", "subtract": "−", "multiply": "×"}

@@ -24,6 +24,7 @@ from itertools import groupby, pairwise
 
 from axisplit.report.colours import Colour, rank_colours
 from axisplit.report.text import clean
+from axisplit.solve.splits import even_ranges
 
 Ranges = tuple[tuple[int, int], ...]
 LONGEST, SHORTEST, VECTOR = 136.0, 16.0, 9.0  # px of an expression's longest side, the least of any, across a vector
@@ -85,30 +86,19 @@ def whole(name: str, rows: int, cols: int, ranks: int = 1) -> Matrix:
 
 def by_columns(name: str, rows: int, cols: int, ranks: int, axis: str = "") -> Matrix:
     """Columns cut evenly; the first ranks hold one more where they do not divide."""
-    parts = tuple(Part(((0, rows),), (span,)) for span in even_parts(cols, ranks))
+    parts = tuple(Part(((0, rows),), (span,)) for span in even_ranges(cols, ranks))
     return Matrix(name, rows, cols, ranks, parts, col_edge=Edge(axis) if axis else None)
 
 
 def by_rows(name: str, rows: int, cols: int, ranks: int, axis: str = "") -> Matrix:
     """Rows cut evenly; the first ranks hold one more where they do not divide."""
-    parts = tuple(Part((span,), ((0, cols),)) for span in even_parts(rows, ranks))
+    parts = tuple(Part((span,), ((0, cols),)) for span in even_ranges(rows, ranks))
     return Matrix(name, rows, cols, ranks, parts, row_edge=Edge(axis) if axis else None)
 
 
 def partial(name: str, rows: int, cols: int, ranks: int) -> Matrix:
     """A summand of it on every rank."""
     return Matrix(name, rows, cols, ranks, partial=True)
-
-
-def even_parts(size: int, ranks: int) -> list[tuple[int, int]]:
-    """Ranges that are as equal as can be.
-
-    >>> even_parts(9, 2)
-    [(0, 5), (5, 9)]
-    """
-    small, more = divmod(size, ranks)
-    starts = [rank * small + min(rank, more) for rank in range(ranks + 1)]
-    return list(pairwise(starts))
 
 
 def matrix_svg(matrix: Matrix, scale: float | None = None) -> str:
