@@ -1,9 +1,9 @@
-"""Gradients of one backward beside the whole model's, in training mode with every dropout at 0.
+"""Gradients of one backward beside the whole model's, in training mode with every dropout and masked spans at 0.
 Modes, the first that can be had:
 
     train           by the plan that inference uses, where training runs the same program
     train, planned  else, or with captured programs, by a plan made for the model in training mode
-    eval            where training draws random numbers (masked spans, router noise) or does not run on these inputs
+    eval            where training draws random numbers (router noise) or does not run on these inputs
 """
 
 from __future__ import annotations
@@ -97,4 +97,5 @@ def _no_dropping(config: Any) -> None:
 
 
 def _drops(name: str) -> bool:
-    return "drop" in name.lower()
+    """Dropout, dropped layers, and spans of the input that are masked in training."""
+    return "drop" in name.lower() or (name.startswith("mask_") and name.endswith("_prob"))

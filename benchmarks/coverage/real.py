@@ -29,9 +29,11 @@ DEADLINE_S = 180.0  # of one model on its ranks; the first also loads transforme
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a rank needs. `bounds`: output (or rows that a choice is made from) -> how far rounding moves it."""
+    """What a rank needs. `model` is pickled as it was before it ran: transformers hooks what runs, and hooks cannot
+    be. `bounds`: output (or rows that a choice is made from) -> how far rounding moves it.
+    """
 
-    model: torch.nn.Module
+    model: bytes
     plan: axisplit.Plan
     inputs: dict[str, Any]
     whole: Whole
@@ -57,20 +59,21 @@ def parcel_file(folder: Path, case: Case) -> Path:
 
 def pack(case: Case, model: torch.nn.Module, inputs: dict[str, Any], folder: Path) -> None:
     """Write a case's parcel. Raises: what planning raises."""
+    packed = pickle.dumps(model)
     plan = axisplit.plan(model, inputs, ranks=case.ranks, name=case.model)
     whole = run_whole(model, inputs)
     bounds = rounding_bounds(model, inputs, whole, ())
     file = parcel_file(folder, case)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as out:
-        pickle.dump(Parcel(model, plan, inputs, whole, bounds), out)
+        pickle.dump(Parcel(packed, plan, inputs, whole, bounds), out)
 
 
 def compare_rank(rank: int, world_size: int, file: Path) -> Difference:
     """On a rank: this rank's part beside the whole model."""
     import_timm()  # before transformers, as `benchmarks/zoo/environment.py` does where models are built
     parcel: Parcel = pickle.loads(file.read_bytes())
-    part = axisplit.parallelize(parcel.model, parcel.plan)
+    part = axisplit.parallelize(pickle.loads(parcel.model), parcel.plan)
     errors = parcel.whole.differences(run_pinned(part, parcel.inputs, (), parcel.whole.recorded))
     found = [Difference(name, error, parcel.bounds[name]) for name, error in errors.items()]
     return max(found, key=lambda each: (each.in_bounds, each.error))

@@ -283,6 +283,9 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lower/lowering.py", "simulate(plan.ranks, prove)", "prove(FakeGroup(0, plan.ranks))", PHASES),
     ],
     "backward": [
+        Mutant("lower/cotangents.py", "_is_continuous(v.dtype)} | graph.watched", "_is_continuous(v.dtype)}", BACKWARD),
+        Mutant("capture/record.py", "if k.tensor.requires_grad and k", "if False and k", BACKWARD),
+        Mutant("lower/lowering.py", "' watched' * watches(node)", "''", BACKWARD),
         Mutant(
             "lower/cotangents.py", 'if strategy.name == "whole" else 1', 'if strategy.name == "whole" else 0', BACKWARD
         ),

@@ -151,6 +151,37 @@ def test_a_state_that_training_goes_without():
     assert measure_gradients(model.train(), inputs, plan).equal
 
 
+class Watching(nn.Module):
+    """Asks for the gradient of what it computes from its input, as audio encoders do in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x):
+        x = x[:, None]
+        if self.training:
+            x.requires_grad = True
+        return self.down(torch.tanh(self.up(x)))
+
+
+def test_a_value_whose_gradient_the_model_asks_for():
+    torch.manual_seed(0)
+    model, inputs = Watching(), (torch.randn(3, 16),)
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert capture(model, inputs).graph.watched
+    assert not capture(model.eval(), inputs).graph.watched
+    with pytest.raises(PlanMismatchError):
+        axisplit.verify(model, inputs, plan)
+    verdict = axisplit.verify(model.train(), inputs, plan, gradients=True)
+    assert verdict.equal
+    assert verdict.gradients.comm_bytes == [3 * 16 * 4.0] * 2 == [sum(c.bytes for c in of_backward(plan))] * 2
+
+
+def of_backward(plan):
+    return [c for c in plan.collectives if c.phase == "backward"]
+
+
 class Tap(nn.Module):
     """What the norm gives is returned as it is, and read by a layer that is split."""
 

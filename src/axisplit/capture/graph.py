@@ -143,6 +143,7 @@ class Graph:
     state: tuple[tuple[str, int], ...] = ()  # (phase:path, value): caches; stay on their rank
     phases: tuple[str, ...] = ("forward",)
     assumed: tuple[str, ...] = ()
+    watched: frozenset[int] = frozenset()  # values whose gradient the model asks for (`x.requires_grad = True`)
     uses: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property

@@ -116,6 +116,16 @@ class Recorder:
         for name, buffer in model.named_buffers(remove_duplicate=False):
             self.recording.buffers[name] = self.define(buffer, "buffer", name)
 
+    def watched(self) -> frozenset[int]:
+        """Values for whose gradient the model's Python asked; of what parameters are in, it is there anyway."""
+        asked = {k.value for k in self._tracked.values() if k.tensor.requires_grad and k.tensor.is_leaf}
+        asked -= {value.index for value in self.recording.values if value.origin == "input"}
+        found = set(self.recording.parameters.values())
+        for node in self.recording.nodes if asked - found else ():
+            if node.op._opname != "detach" and not found.isdisjoint(node.inputs()):
+                found.update(node.outputs)
+        return frozenset(asked - found)
+
     def define(self, tensor: torch.Tensor, origin: Origin, name: str = "") -> int:
         """The value of a tensor that no recorded op made; defines it at first sight."""
         known = self._tracked.get(id(tensor))

@@ -227,6 +227,7 @@ def _capture(
         outputs=tuple(outputs),
         phases=tuple(dict.fromkeys(node.phase for node in recording.nodes)),
         assumed=_assumed(fake, recorder, copied),
+        watched=recorder.watched(),
         uses=build_uses(tuple(recording.nodes)),
     )
     check_graph(graph)

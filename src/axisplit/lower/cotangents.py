@@ -61,11 +61,12 @@ class _Class:
 
 
 def carrying(decision: Decision, origins: tuple[str, ...] = ("parameter", "input")) -> set[int]:
-    """Values that have a cotangent: real or complex numbers that depend on leaves of these origins, and that an output
-    of such numbers needs; what is detached, or computed where gradients are off, has none.
+    """Values that have a cotangent: real or complex numbers that depend on leaves of these origins, or on values whose
+    gradient the model's Python asks for, and that an output of such numbers needs; what is detached, or computed where
+    gradients are off, has none.
     """
     graph = decision.graph
-    found = {v.index for v in graph.values if v.origin in origins and _is_continuous(v.dtype)}
+    found = {v.index for v in graph.values if v.origin in origins and _is_continuous(v.dtype)} | graph.watched
     for node in graph.nodes:
         if node.op._opname != "detach" and not node.detached and any(v in found for v in node.inputs()):
             found |= {v for v in node.outputs if _is_continuous(graph.values[v].dtype)}

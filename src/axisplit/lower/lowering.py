@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from axisplit.capture.graph import Frame, Graph, build_uses
+from axisplit.capture.graph import Frame, Graph, Node, build_uses
 from axisplit.capture.integers import Path
 from axisplit.capture.kept import forget
 from axisplit.capture.modes import fake_mode
@@ -334,11 +334,17 @@ def _broken(walk: Walk, recorder: Recorder, error: Exception) -> Mismatch:
 
 
 def fingerprint(graph: Graph) -> str:
-    """A digest of a graph: parameters with shapes and dtypes, and every op with its module and phase."""
+    """A digest of a graph: parameters with shapes and dtypes, and every op with its module, phase, and whether its
+    result's gradient is asked for.
+    """
+
+    def watches(node: Node) -> bool:
+        return not graph.watched.isdisjoint(node.outputs)
+
     digest = hashlib.sha256()
     for name, value in sorted({**graph.parameters, **graph.buffers}.items()):
         info = graph.values[value]
         digest.update(f"{name} {info.shape} {info.dtype}\n".encode())
     for node in graph.nodes:
-        digest.update(f"{node.phase} {node.module} {node.name}\n".encode())
+        digest.update(f"{node.phase} {node.module} {node.name}{' watched' * watches(node)}\n".encode())
     return digest.hexdigest()[:16]
