@@ -72,13 +72,14 @@ def everything(group: Group) -> tuple[dict[str, Tensor], dict[str, tuple[int, fl
     return results, context.counters
 
 
-def on_real_ranks(rank: int, world_size: int) -> Any:
-    return everything(ProcessGroup(None))
+def on_real_ranks(rank: int, world_size: int, shared_memory: bool) -> Any:
+    return everything(ProcessGroup(None, shared_memory=shared_memory))
 
 
-def test_simulated_and_real_ranks_agree_bit_for_bit_and_byte_for_byte(pool: RankPool) -> None:
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_simulated_and_real_ranks_agree_bit_for_bit_and_byte_for_byte(pool: RankPool, shared_memory: bool) -> None:
     n = pool.num_ranks
-    real, simulated = pool.run(on_real_ranks), simulate(n, everything)
+    real, simulated = pool.run(on_real_ranks, shared_memory), simulate(n, everything)
     for rank in range(n):
         assert real[rank][1] == simulated[rank][1]
         assert real[rank][0].keys() == simulated[rank][0].keys()

@@ -116,41 +116,42 @@ def test_a_late_rank_is_shown_where_it_is(pool2: RankPool) -> None:
         pool2.run(is_late, deadline_s=1.0)
 
 
-def sends_another_shape(rank: int, world_size: int, check: bool) -> None:
-    ProcessGroup(None, check=check).all_reduce_sum(torch.zeros(2 + rank), "m/mlp")
+def sends_another_shape(rank: int, world_size: int, check: bool, shared_memory: bool) -> None:
+    ProcessGroup(None, check=check, shared_memory=shared_memory).all_reduce_sum(torch.zeros(2 + rank), "m/mlp")
 
 
-def swaps_sites(rank: int, world_size: int) -> None:
-    group = ProcessGroup(None, check=True)
+def swaps_sites(rank: int, world_size: int, shared_memory: bool) -> None:
+    group = ProcessGroup(None, check=True, shared_memory=shared_memory)
     for site in ("m/a", "m/b")[:: 1 if rank else -1]:
         group.all_reduce_sum(torch.zeros(2), site)
 
 
-def test_checked_ranks_that_disagree_name_both_sides(pool2: RankPool) -> None:
+@pytest.mark.parametrize(("check", "shared_memory"), [(True, False), (False, True), (True, True)])
+def test_ranks_that_disagree_name_both_sides(pool2: RankPool, check: bool, shared_memory: bool) -> None:
     with pytest.raises(CollectiveError) as caught:
-        pool2.run(sends_another_shape, True)
+        pool2.run(sends_another_shape, check, shared_memory)
     for side in ("rank 0: all_reduce_sum m/mlp torch.float32 [2]", "rank 1: all_reduce_sum m/mlp torch.float32 [3]"):
         assert side in str(caught.value)
     with pytest.raises(CollectiveError, match=r"(?s)rank 0: all_reduce_sum m/b .*rank 1: all_reduce_sum m/a "):
-        pool2.run(swaps_sites)
+        pool2.run(swaps_sites, shared_memory)
 
 
-def swaps_sizes_that_are_equal(rank: int, world_size: int) -> None:
-    shape = (2, 3) if rank else (3, 2)
-    ProcessGroup(None).all_reduce_sum(torch.zeros(shape, dtype=torch.float16 if rank else torch.bfloat16), "m/mlp")
+def swaps_sizes_that_are_equal(rank: int, world_size: int, shared_memory: bool) -> None:
+    shape, group = (2, 3) if rank else (3, 2), ProcessGroup(None, shared_memory=shared_memory)
+    group.all_reduce_sum(torch.zeros(shape, dtype=torch.float16 if rank else torch.bfloat16), "m/mlp")
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_unchecked_ranks_never_take_another_collectives_numbers(size: int, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_unchecked_ranks_never_take_another_collectives_numbers(pool: RankPool, shared_memory: bool) -> None:
     with pytest.raises(CollectiveError) as caught:
-        request.getfixturevalue(f"pool{size}").run(swaps_sizes_that_are_equal)
+        pool.run(swaps_sizes_that_are_equal, shared_memory)
     assert "rank 0: all_reduce_sum m/mlp torch.bfloat16 [3, 2]" in str(caught.value)
     assert "rank 1: all_reduce_sum m/mlp torch.float16 [2, 3]" in str(caught.value)
 
 
-def test_unchecked_ranks_with_other_sizes_end_and_are_named(pool2: RankPool) -> None:
+def test_unchecked_ranks_with_other_sizes_on_sockets_end_and_are_named(pool2: RankPool) -> None:
     with pytest.raises(CollectiveError, match=r"rank \d of 2 failed\n  got: exit code -6 .*sizes of ranks differ"):
-        pool2.run(sends_another_shape, False)
+        pool2.run(sends_another_shape, False, False)
 
 
 def names_different_sources(rank: int, world_size: int) -> None:
@@ -166,7 +167,7 @@ def calls_other_collectives(rank: int, world_size: int) -> None:
 
 
 def test_different_sources_and_collectives_are_found_out(pool2: RankPool) -> None:
-    with pytest.raises(CollectiveError, match=r"(?s)rank 0: broadcast m/token .*\[2\], 0\].*rank 1: .*\[2\], 1\]"):
+    with pytest.raises(CollectiveError, match=r"(?s)rank 0: broadcast m/token .*\[2\] from 0.*rank 1: .*\[2\] from 1"):
         pool2.run(names_different_sources)
     with pytest.raises(CollectiveError, match=r"(?s)rank 0: all_reduce_sum m/mlp.*rank 1: barrier"):
         pool2.run(calls_other_collectives)

@@ -3,7 +3,9 @@
     costs.py        bytes that a collective moves (imports no torch)
     layout.py       `Layout`: which index ranges of one dim each rank holds
     groups.py       `Group`: ranks that communicate, over torch.distributed or alone
-    wire.py         messages between processes: exact shares, guarded by a digest
+    signature.py    what a rank is about to do, told with every message
+    wire.py         messages between processes over sockets: exact shares
+    shared/         the same over memory that ranks of one machine share
     simulate.py     `simulate`: the same ranks as threads of one process, deterministic
     sites.py        `Site`, `CollectiveContext`: where a collective is issued, counted and dropped
     collectives.py  the `torch.ops.axisplit` ops

@@ -7,19 +7,18 @@
     SimulatedGroup   ranks are threads (simulate.py)
 
 A sum is taken in rank order, in float32 at least, and rounded once, by `sum_in_rank_order`, in processes on CPU as
-among simulated ranks: both give the same bits, and all ranks get the same bits. On CPU a reduction is an exchange of
-exact shares (wire.py; 2 ranks: of the whole tensor; more: a reduce-scatter, then an all-gather), which moves the
-bandwidth-optimal 2 (n - 1) / n * S in the tensor's own dtype; up to 4 KiB it is one exchange among any number of
-ranks. On other devices it is the backend's own, but for float16 and bfloat16. Gradients do not pass through a group:
-collectives.py adds them.
+among simulated ranks: both give the same bits, and all ranks get the same bits. On CPU it goes through memory that the
+ranks share where all are on one machine (shared/), else through the group's sockets as an exchange of exact shares
+(wire.py; 2 ranks: of the whole tensor; more: a reduce-scatter, then an all-gather), which moves the bandwidth-optimal
+2 (n - 1) / n * S in the tensor's own dtype. On other devices it is the backend's own, but for float16 and bfloat16.
+Gradients do not pass through a group: collectives.py adds them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -27,16 +26,15 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from axisplit.errors import CollectiveError, InputError
-from axisplit.runtime.wire import Signature, Wire, signature_of
+from axisplit.runtime.shared.connect import MESSAGE_BYTES, connect
+from axisplit.runtime.shared.spanning import SpanningWire
+from axisplit.runtime.shared.wire import SharedWire
+from axisplit.runtime.signature import Signature, signature_of
+from axisplit.runtime.wire import Combine, Wire
 
 __all__ = ["FakeGroup", "Group", "ProcessGroup", "SingleGroup", "max_over_ranks", "sum_in_rank_order"]
 
-T = TypeVar("T")
-Combine = Callable[[Sequence[Tensor]], Tensor]
-
-_SMALL_BYTES = 4096
-"""Up to here latency counts and not bytes: one exchange of the whole tensor in place of a reduce-scatter and an
-all-gather, and in place of a broadcast, so that ranks which name different sources are found out."""
+Way = Wire | SharedWire | SpanningWire
 
 
 class Group(Protocol):
@@ -74,21 +72,22 @@ class Group(Protocol):
         """Wait for all ranks."""
 
 
-def sum_in_rank_order(parts: Sequence[Tensor]) -> Tensor:
-    """Sum with float16 and bfloat16 accumulated in float32 and rounded once: a new tensor in the parts' dtype."""
-    dtype = parts[0].dtype
-    low = dtype in (torch.float16, torch.bfloat16)
+def sum_in_rank_order(parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Sum in the parts' dtype, a new tensor or `out`; float16 and bfloat16 are accumulated in float32 and rounded once."""
     if len(parts) == 1:
-        return parts[0].clone()
-    total = parts[0].float() + parts[1] if low else parts[0] + parts[1]
+        return parts[0].clone() if out is None else out.copy_(parts[0])
+    low = parts[0].dtype in (torch.float16, torch.bfloat16)
+    total = parts[0].float() + parts[1] if low else torch.add(parts[0], parts[1], out=out)
     for part in parts[2:]:
         total += part
-    return total.to(dtype)
+    if not low:
+        return total
+    return total.to(parts[0].dtype) if out is None else out.copy_(total)
 
 
-def max_over_ranks(parts: Sequence[Tensor]) -> Tensor:
-    """Elementwise maximum as a new tensor."""
-    return torch.stack(list(parts)).amax(0)
+def max_over_ranks(parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Elementwise maximum, a new tensor or `out`."""
+    return torch.amax(torch.stack(list(parts)), 0, out=out)
 
 
 class SingleGroup:
@@ -165,14 +164,20 @@ class FakeGroup:
 class ProcessGroup:
     """Ranks of a torch.distributed group.
 
+    CPU tensors go through shared memory among the ranks of one machine, through sockets between machines; which ranks
+    are where is found out at the first of them.
+
     Args:
         group: the group, a 1-dim DeviceMesh, or None to state that all processes are meant.
-        check: exchange the signature (256 bytes a rank) before each collective, not only with it: also ranks whose
-            sizes differ then get an error that names both sides, where gloo aborts.
+        check: compare the signatures (256 bytes a rank) before each collective, not only with it: also ranks on several
+            machines whose sizes differ then get an error that names both sides, where gloo aborts.
+        shared_memory: False to use the group's own backend in any case.
     Raises: InputError if torch.distributed is not initialised or the mesh has more dims.
     """
 
-    def __init__(self, group: dist.ProcessGroup | DeviceMesh | None, *, check: bool = False) -> None:
+    def __init__(
+        self, group: dist.ProcessGroup | DeviceMesh | None, *, check: bool = False, shared_memory: bool = True
+    ) -> None:
         if not dist.is_initialized():
             raise InputError(
                 "torch.distributed is not initialised",
@@ -182,26 +187,35 @@ class ProcessGroup:
         self.rank = dist.get_rank(self.group)
         self.size = dist.get_world_size(self.group)
         self._check = check
-        self._device = torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
-        self._wire = Wire(self.group, self.rank, self.size, self._device)
+        backend = dist.get_backend(self.group)
+        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
+        self._sockets = Wire(self.group, self.rank, self.size, self._device)
+        shares = shared_memory and self.size > 1 and backend != "fake"
+        self._near: Way | None = None if shares else self._sockets
 
     def all_reduce_sum(self, x: Tensor, site: str = "") -> Tensor:
-        return self._run("all_reduce_sum", site, x, partial(self._reduce, sum_in_rank_order, dist.ReduceOp.SUM))
+        return self._reduce("all_reduce_sum", site, x, sum_in_rank_order, dist.ReduceOp.SUM)
 
     def all_reduce_max(self, x: Tensor, site: str = "") -> Tensor:
-        return self._run("all_reduce_max", site, x, partial(self._reduce, max_over_ranks, dist.ReduceOp.MAX))
+        return self._reduce("all_reduce_max", site, x, max_over_ranks, dist.ReduceOp.MAX)
 
     def all_gather(self, x: Tensor, shapes: Sequence[Sequence[int]], site: str = "") -> list[Tensor]:
-        return self._run("all_gather", site, x, partial(self._gather, shapes), [list(shape) for shape in shapes])
+        x, wire, signature = self._enter("all_gather", site, x, *map(tuple, shapes))
+        with self._named("all_gather", site, x):
+            return [part.clone() for part in wire.gather(x, shapes, signature)]
 
     def all_to_all(
         self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], site: str = "", sides: object = None
     ) -> list[Tensor]:
         given = [part.detach().contiguous() for part in parts]
-        return self._run("all_to_all", site, given[self.rank], partial(self._swap, given, shapes), sides)
+        x, wire, signature = self._enter("all_to_all", site, given[self.rank], str(sides))
+        with self._named("all_to_all", site, x):
+            return [part.clone() for part in wire.swap(given, shapes, signature)]
 
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
-        return self._run("broadcast", site, x, partial(self._broadcast, src), [list(x.shape), src])
+        x, wire, signature = self._enter("broadcast", site, x, x.shape, f"from {src}")
+        with self._named("broadcast", site, x):
+            return wire.broadcast(x, src, signature)
 
     def broadcast_object(self, value: Any, src: int = 0, site: str = "") -> Any:
         data = json.dumps(value).encode() if self.rank == src else b""
@@ -210,60 +224,74 @@ class ProcessGroup:
         return json.loads(bytes(self.broadcast(payload.to(self._device), src, site).tolist()))
 
     def barrier(self) -> None:
-        nothing = torch.empty(0, device=self._device)
-        self._run("barrier", "", nothing, lambda x, s: self._wire.gather(x, [(0,)] * self.size, s, phase=0))
+        x, wire, signature = self._enter("barrier", "", torch.empty(0, device=self._device))
+        with self._named("barrier", "", x):
+            wire.gather(x, [(0,)] * self.size, signature)
 
-    def _run(self, kind: str, site: str, x: Tensor, call: Callable[[Tensor, Signature], T], shared: object = None) -> T:
-        """`shared`: what all ranks agree on, where that is not x's shape."""
-        x = x.detach().contiguous()
-        signature = signature_of(kind, site, str(x.dtype), str(list(x.shape) if shared is None else shared))
-        try:
-            if self._check:
-                self._wire.compare(signature)
-            return call(x, signature)
-        except RuntimeError as error:
-            raise self._failed(kind, site, x, error) from error
-
-    def _failed(self, kind: str, site: str, x: Tensor, error: RuntimeError) -> CollectiveError:
-        return CollectiveError(
-            f"{kind} failed on rank {self.rank} of {self.size}",
-            where=site or None,
-            got=f"{str(error).splitlines()[0]}\nwith {x.dtype} {list(x.shape)} on this rank",
-            needed="every rank alive and in the same collective, with the same dtype and shape",
-            do="look at the other ranks' errors first; ProcessGroup(..., check=True) compares signatures",
-        )
-
-    def _reduce(self, combine: Combine, op: dist.ReduceOp.RedOpType, x: Tensor, signature: Signature) -> Tensor:
-        if x.device.type != "cpu" and x.dtype not in (torch.float16, torch.bfloat16):
+    def _reduce(self, kind: str, site: str, x: Tensor, combine: Combine, op: dist.ReduceOp.RedOpType) -> Tensor:
+        x, wire, signature = self._enter(kind, site, x, x.shape)
+        with self._named(kind, site, x):
+            if x.device.type == "cpu" or x.dtype in (torch.float16, torch.bfloat16):
+                return wire.reduce(x, combine, signature)
             result = x.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(result, op=op, group=self.group)
             return result
-        if self.size == 2 or x.numel() * x.element_size() <= _SMALL_BYTES:
-            return combine(self._wire.gather(x, [x.shape] * self.size, signature, phase=0))
-        return self._reduce_in_chunks(x, combine, signature)
 
-    def _reduce_in_chunks(self, x: Tensor, combine: Combine, signature: Signature) -> Tensor:
-        """Each rank reduces one chunk of the flattened tensor, then all gather the chunks."""
-        flat, n = x.reshape(-1), self.size
-        sizes = [(r + 1) * flat.numel() // n - r * flat.numel() // n for r in range(n)]
-        chunks = self._wire.swap(torch.split(flat, sizes), [(sizes[self.rank],)] * n, signature, phase=0)
-        sums = self._wire.gather(combine(chunks), [(size,) for size in sizes], signature, phase=1)
-        return torch.cat(sums).view(x.shape)
+    def _enter(self, kind: str, site: str, x: Tensor, *shared: Hashable) -> tuple[Tensor, Way, Signature]:
+        """What goes out, by which way, and under which signature; `shared`: what all ranks agree on."""
+        x = x.detach().contiguous()
+        signature = signature_of(kind, site, x.dtype, *shared)
+        wire = self._sockets if x.device.type != "cpu" else self._near or self._connected()
+        if self._check:
+            with self._named(kind, site, x):
+                wire.compare(signature)
+        return x, wire, signature
 
-    def _gather(self, shapes: Sequence[Sequence[int]], x: Tensor, signature: Signature) -> list[Tensor]:
-        return [part.clone() for part in self._wire.gather(x, shapes, signature, phase=0)]
+    def _connected(self) -> Way:
+        def tell(message: bytes) -> list[bytes]:
+            row = torch.frombuffer(bytearray(message.ljust(MESSAGE_BYTES, b"\0")), dtype=torch.uint8).to(self._device)
+            rows = self._sockets.gather(row, [row.shape] * self.size, signature_of("connect", ""))
+            return [bytes(row.tolist()).rstrip(b"\0") for row in rows]
 
-    def _swap(
-        self, parts: list[Tensor], shapes: Sequence[Sequence[int]], x: Tensor, signature: Signature
-    ) -> list[Tensor]:
-        return [part.clone() for part in self._wire.swap(parts, shapes, signature, phase=0)]
+        def among(ranks: Sequence[int]) -> Wire:
+            members = [dist.get_global_rank(self.group, rank) for rank in ranks]
+            group = dist.new_group(members, backend="gloo", use_local_synchronization=True)
+            return Wire(group, ranks.index(self.rank), len(ranks), torch.device("cpu"))
 
-    def _broadcast(self, src: int, x: Tensor, signature: Signature) -> Tensor:
-        if x.numel() * x.element_size() <= _SMALL_BYTES:
-            return self._wire.gather(x, [x.shape] * self.size, signature, phase=0)[src].clone()
-        result = x.clone(memory_format=torch.contiguous_format)
-        dist.broadcast(result.view(-1).view(torch.uint8), group=self.group, group_src=src)
-        return result
+        with self._named("connect", "", torch.empty(0)):
+            self._near = connect(self.rank, self._sockets, tell, among, _timeout_of(self.group, self._device))
+        return self._near
+
+    def _named(self, kind: str, site: str, x: Tensor) -> _Named:
+        return _Named(self, kind, site, x)
+
+
+class _Named:
+    """Turns what a backend raises into an error that says which collective of which rank it was."""
+
+    __slots__ = ("_group", "_kind", "_site", "_x")
+
+    def __init__(self, group: ProcessGroup, kind: str, site: str, x: Tensor) -> None:
+        self._group, self._kind, self._site, self._x = group, kind, site, x
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError):
+            raise CollectiveError(
+                f"{self._kind} failed on rank {self._group.rank} of {self._group.size}",
+                where=self._site or None,
+                got=f"{str(error).splitlines()[0]}\nwith {self._x.dtype} {list(self._x.shape)} on this rank",
+                needed="every rank alive and in the same collective, with the same dtype and shape",
+                do="look at the other ranks' errors first; ProcessGroup(..., check=True) compares signatures",
+            ) from error
+
+
+def _timeout_of(group: dist.ProcessGroup, device: torch.device) -> float:
+    """Seconds that a collective of the group may wait."""
+    seconds: float = group._get_backend(device).options._timeout.total_seconds()
+    return seconds
 
 
 def _resolve(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:

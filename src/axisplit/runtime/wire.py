@@ -1,4 +1,4 @@
-"""Messages between processes: exact shares, guarded by a digest of what the ranks think they are doing.
+"""Messages between processes over sockets: exact shares, guarded by a digest of what the ranks think they are doing.
 
 Gloo, left alone, hangs, aborts or returns wrong numbers where ranks meet in different collectives, and refuses uneven
 shares in an all-gather. Here every exchange is one all-to-all of bytes: any dtype, any shares, nothing padded, nothing
@@ -9,50 +9,24 @@ still abort inside gloo; `ProcessGroup(..., check=True)` compares before the mes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from hashlib import sha256
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from axisplit.errors import CollectiveError
+from axisplit.runtime.signature import DIGEST_BYTES, TEXT_BYTES, Signature, disagreement
 
-__all__ = ["Signature", "Wire", "disagreement", "signature_of"]
+__all__ = ["Combine", "Wire"]
 
-_TEXT_BYTES = 256
-_DIGEST_BYTES = 16
-"""A multiple of every element size, so that what follows stays aligned."""
+Combine = Callable[..., Tensor]
+"""`combine(parts, out=None)`: one tensor of the parts of all ranks, in rank order."""
+SMALL_BYTES = 4096
+"""Up to here latency counts and not bytes: one exchange of the whole tensor in place of a reduce-scatter and an
+all-gather, and in place of a broadcast, so that ranks which name different sources are found out."""
 _KEPT_BYTES = 2**17
 _MAX_LANES = 1024
-
-
-class Signature:
-    """What a rank is about to do, in the forms that travel; for example `all_reduce_sum m/mlp torch.float32 [2, 3]`."""
-
-    def __init__(self, site: str, text: str) -> None:
-        self.site = site
-        self.text = text
-        self.digest = _bytes_of(sha256(text.encode()).digest()[:_DIGEST_BYTES])
-
-
-@lru_cache(maxsize=4096)
-def signature_of(kind: str, site: str, *details: str) -> Signature:
-    """The signature of a collective; all of it must be alike on all ranks."""
-    return Signature(site, " ".join([kind, site or "-", *details]).strip())
-
-
-def disagreement(texts: Sequence[str], site: str) -> CollectiveError:
-    """The error for ranks that met in different collectives: every side's signature."""
-    return CollectiveError(
-        "ranks disagree at a collective",
-        where=site or None,
-        got="\n".join(f"rank {rank}: {text}" for rank, text in enumerate(texts)),
-        needed="the same collective, site, dtype and shape on every rank, in the same order",
-        do="look for control flow, inputs or a plan that differ between ranks",
-    )
 
 
 class Wire:
@@ -72,13 +46,31 @@ class Wire:
         self._lanes: dict[tuple[Signature, int], _Lane] = {}
 
     def gather(
-        self, x: Tensor, shapes: Sequence[Sequence[int]], signature: Signature, *, phase: int | None = None
+        self, x: Tensor, shapes: Sequence[Sequence[int]], signature: Signature, *, phase: int = 0
     ) -> list[Tensor]:
         """Every rank's tensor; `shapes` are those of all ranks. For the rest see `swap`."""
         return self.swap([x] * self._size, shapes, signature, phase=phase)
 
+    def reduce(self, x: Tensor, combine: Combine, signature: Signature) -> Tensor:
+        """One tensor of all ranks' x, which have one shape and dtype: a new one."""
+        if self._size == 2 or x.numel() * x.element_size() <= SMALL_BYTES:
+            return combine(self.gather(x, [x.shape] * self._size, signature))
+        flat, n = x.reshape(-1), self._size
+        sizes = [(r + 1) * flat.numel() // n - r * flat.numel() // n for r in range(n)]
+        chunks = self.swap(torch.split(flat, sizes), [(sizes[self._rank],)] * n, signature)
+        sums = self.gather(combine(chunks), [(size,) for size in sizes], signature, phase=1)
+        return torch.cat(sums).view(x.shape)
+
+    def broadcast(self, x: Tensor, src: int, signature: Signature) -> Tensor:
+        """Rank `src`'s tensor, a new one; x has one shape and dtype on all ranks."""
+        if x.numel() * x.element_size() <= SMALL_BYTES:
+            return self.gather(x, [x.shape] * self._size, signature)[src].clone()
+        result = x.clone(memory_format=torch.contiguous_format)
+        dist.broadcast(result.view(-1).view(torch.uint8), group=self._group, group_src=src)
+        return result
+
     def swap(
-        self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], signature: Signature, *, phase: int | None
+        self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], signature: Signature, *, phase: int = 0
     ) -> list[Tensor]:
         """Send parts[r] to rank r and receive from each a tensor of shapes[r]. The own part is returned as it is.
 
@@ -86,29 +78,29 @@ class Wire:
             parts: detached tensors of one dtype and device, contiguous or not.
             shapes: what arrives.
             signature: alike on all ranks; it determines shapes and dtypes.
-            phase: a number for this swap among those of one signature, if what arrives is used up before the next:
-                then small buffers are kept for it. None for new buffers.
+            phase: a number for this swap among those of one signature; what arrives is used up before the next with
+                both, as small buffers are kept.
         Raises: CollectiveError on every rank if a signature differs (on CPU: reading a digest would stall a device).
         """
         own = parts[self._rank]
-        lane = self._lanes.get((signature, phase)) if phase is not None else None
+        lane = self._lanes.get((signature, phase))
         if lane is None:
             guards = self._guards and own.device.type == "cpu"
-            lane = _Lane(parts, shapes, self._rank, signature.digest if guards else None)
-            if phase is not None and lane.num_bytes <= _KEPT_BYTES:
+            lane = _Lane(parts, shapes, self._rank, _bytes_of(signature.digest) if guards else None)
+            if lane.num_bytes <= _KEPT_BYTES:
                 self._keep((signature, phase), lane)
         for buffer, part in zip(lane.outgoing, parts, strict=True):
             if buffer is not None:
                 buffer.copy_(part)
         self._exchange(lane.received, lane.sent, lane.receive_sizes, lane.send_sizes)
-        if not all(torch.equal(head, signature.digest) for head in lane.heads):
+        if lane.differs():
             self.compare(signature)
         return [own if buffer is None else buffer for buffer in lane.incoming]
 
     def compare(self, signature: Signature) -> None:
         """Exchange the texts. Raises: CollectiveError on every rank if they differ."""
-        own = _bytes_of(signature.text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES)).to(self._device)
-        sizes = [0 if r == self._rank else _TEXT_BYTES for r in range(self._size)]
+        own = _bytes_of(signature.text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES)).to(self._device)
+        sizes = [0 if r == self._rank else TEXT_BYTES for r in range(self._size)]
         received = own.new_empty(sum(sizes))
         self._exchange(received, own.repeat(self._size - 1), sizes, sizes)
         rows = list(torch.split(received, sizes))
@@ -134,15 +126,20 @@ class _Lane:
     def __init__(
         self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], rank: int, digest: Tensor | None
     ) -> None:
-        head = 0 if digest is None else _DIGEST_BYTES
+        head = 0 if digest is None else DIGEST_BYTES
         with torch.inference_mode(False):  # else they could only be reused in inference mode
             self.sent, self.send_sizes, self.outgoing, heads = _packed(
                 [p.shape for p in parts], parts[rank], rank, head
             )
             self.received, self.receive_sizes, self.incoming, self.heads = _packed(shapes, parts[rank], rank, head)
+            self._digest = torch.empty(0, dtype=torch.uint8) if digest is None else digest
             for view in heads:
-                view.copy_(digest)  # type: ignore[arg-type]  # no views without a digest
+                view.copy_(self._digest)
         self.num_bytes = self.sent.numel() + self.received.numel()
+
+    def differs(self) -> bool:
+        """Whether a message that arrived has another digest."""
+        return any(not torch.equal(head, self._digest) for head in self.heads)
 
 
 def _packed(

@@ -1,0 +1,213 @@
+"""Collectives over shared memory: any size and dtype in chunks, ranks that die or are late, nothing left behind."""
+
+import logging
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from axisplit.errors import CollectiveError
+from axisplit.runtime.groups import Group, ProcessGroup, sum_in_rank_order
+from axisplit.runtime.pool import RankPool
+from axisplit.runtime.shared import board, connect
+from axisplit.runtime.shared.segment import Segment
+from axisplit.runtime.shared.wire import SharedWire
+from axisplit.runtime.signature import signature_of
+from axisplit.runtime.simulate import simulate
+
+SLOT_BYTES = 1024
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool)
+
+
+def shared_wire(rank: int, size: int, timeout_s: float = 30.0) -> SharedWire:
+    """With slots so small that tests go through many chunks."""
+    group = ProcessGroup(None, shared_memory=False)
+
+    def tell(message: bytes) -> list[bytes]:
+        row = torch.frombuffer(bytearray(message.ljust(64, b"\0")), dtype=torch.uint8)
+        return [bytes(part.tolist()).rstrip(b"\0") for part in group.all_gather(row, [[64]] * size)]
+
+    wire = connect.share_memory(rank, range(size), tell, timeout_s, slot_bytes=SLOT_BYTES)
+    assert wire is not None
+    return wire
+
+
+def numbers(rank: int, size: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * rank + size)
+    return (torch.randn(size, generator=generator) * 10).to(dtype)
+
+
+def everything(rank: int, world_size: int) -> int:
+    """Sizes around the slot's, uneven ones, and none at all, of every dtype; returns how many were checked."""
+    wire, checked = shared_wire(rank, world_size), 0
+    for dtype in DTYPES:
+        fit = SLOT_BYTES // dtype.itemsize
+        for size in (0, 1, fit - 1, fit, fit + 1, 5 * fit + 3):
+            all_sizes = [size + 3 * r * (fit // 2) * (size > 0) for r in range(world_size)]
+            parts = [numbers(r, s, dtype) for r, s in enumerate(all_sizes)]
+            got = wire.gather(parts[rank], [p.shape for p in parts], signature_of("gather", "", dtype, *all_sizes))
+            assert all(map(torch.equal, got, parts))
+
+            alike = [numbers(r, size, dtype) for r in range(world_size)]
+            total = wire.reduce(alike[rank], sum_in_rank_order, signature_of("sum", "", dtype, size))
+            assert torch.equal(total, sum_in_rank_order(alike))
+
+            for src in (0, world_size - 1):
+                sent = wire.broadcast(alike[rank], src, signature_of("broadcast", "", dtype, size, src))
+                assert torch.equal(sent, alike[src])
+
+            table = [[numbers(10 * a + b, size * (a + b), dtype) for b in range(world_size)] for a in range(world_size)]
+            theirs = [table[a][rank] for a in range(world_size)]
+            arrived = wire.swap(table[rank], [t.shape for t in theirs], signature_of("swap", "", dtype, size))
+            assert all(map(torch.equal, arrived, theirs))
+            checked += 1
+    return checked
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_every_dtype_and_size(num_ranks: int) -> None:
+    with RankPool(num_ranks) as pool:
+        assert pool.run(everything) == [len(DTYPES) * 6] * num_ranks
+
+
+def races(rank: int, world_size: int) -> bool:
+    """Ranks that are ahead and behind by turns never read what is being written."""
+    wire, order, delays = shared_wire(rank, world_size), random.Random(0), random.Random(rank)
+    for turn in range(1500):
+        size = order.choice([1, 17, 700])
+        x = torch.full((size,), float(turn * world_size + rank))
+        if delays.random() < 0.02:
+            time.sleep(delays.random() * 2e-3)
+        parts = wire.gather(x, [x.shape] * world_size, signature_of("gather", "", size))
+        time.sleep(0) if delays.random() < 0.1 else None
+        if not all(torch.equal(p, torch.full_like(x, turn * world_size + r)) for r, p in enumerate(parts)):
+            return False
+    return True
+
+
+def test_ranks_ahead_and_behind_by_turns(pool: RankPool) -> None:
+    assert all(pool.run(races))
+
+
+def dies(rank: int, world_size: int) -> Any:
+    """Rank 1 is killed in mid-run; the others' error and how long it took."""
+    group = ProcessGroup(None)
+    group.barrier()
+    names = {file.name for file in Path("/dev/shm").glob("*axisplit-*")}
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begin = time.monotonic()
+    try:
+        group.all_reduce_sum(torch.ones(3), "m/mlp")
+    except CollectiveError as error:
+        Path(os.environ["AXISPLIT_TEST_FILE"]).write_text(f"{time.monotonic() - begin}\n{names}\n{error}")
+        raise
+
+
+def test_a_dead_rank_is_named_by_the_others_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AXISPLIT_TEST_FILE", str(tmp_path / "told"))
+    before = set(Path("/dev/shm").glob("*axisplit-*"))
+    with RankPool(2) as pool, pytest.raises(CollectiveError, match="rank 1 of 2 failed"):
+        pool.run(dies)
+    seconds, names, *error = (tmp_path / "told").read_text().splitlines()
+    assert float(seconds) < 3
+    assert names == "set()"
+    assert error[:2] == ["rank 1 has ended", "  where: m/mlp"]
+    assert "rank 0 waited" in error[2]
+    assert set(Path("/dev/shm").glob("*axisplit-*")) <= before
+
+
+def is_late(rank: int, world_size: int) -> tuple[str, list[str]]:
+    """Rank 2 sleeps while the others wait; what they say."""
+    wire, said = shared_wire(rank, world_size, timeout_s=2.0), []
+    board._LATE_S = 0.5
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("axisplit").addHandler(handler)
+    if rank == 2:
+        time.sleep(5)
+        return "", []
+    try:
+        wire.gather(torch.ones(1), [(1,)] * world_size, signature_of("gather", "m/mlp"))
+    except CollectiveError as error:
+        return str(error), said
+    return "no error", said
+
+
+def test_a_late_rank_is_named_first_in_a_warning_then_in_an_error(pool3: RankPool) -> None:
+    for error, said in pool3.run(is_late)[:2]:
+        assert error.startswith("rank 2 is late\n  where: m/mlp")
+        assert said[0].startswith("waiting for rank 2 since 1 s, at gather m/mlp")
+
+
+def disagree(rank: int, world_size: int) -> str:
+    wire = shared_wire(rank, world_size)
+    size = 3 if rank else 2000
+    with pytest.raises(CollectiveError) as caught:
+        wire.reduce(torch.ones(size), sum_in_rank_order, signature_of("sum", "m/mlp", size))
+    total = wire.reduce(torch.ones(2), sum_in_rank_order, signature_of("sum", "m/mlp", 2))
+    assert total.tolist() == [world_size] * 2  # the board works on
+    return str(caught.value)
+
+
+def test_ranks_with_other_sizes_name_both_sides_and_can_go_on(pool: RankPool) -> None:
+    for error in pool.run(disagree):
+        assert "rank 0: sum m/mlp 2000\n    rank 1: sum m/mlp 3" in error
+
+
+def without_memory(rank: int, world_size: int) -> list[float]:
+    """Rank 1 cannot open the segment: all go through sockets."""
+    if rank == 1:
+        connect.Segment = lambda *_: (_ for _ in ()).throw(OSError("none here"))  # type: ignore[misc, assignment]
+    try:
+        group = ProcessGroup(None)
+        total = group.all_reduce_sum(torch.ones(2))
+        assert group._near is group._sockets
+        assert not list(Path("/dev/shm").glob("*axisplit-*"))
+        return total.tolist()
+    finally:
+        connect.Segment = Segment  # type: ignore[misc]
+
+
+def test_ranks_that_share_no_memory_use_sockets(pool2: RankPool) -> None:
+    assert pool2.run(without_memory) == [[2.0, 2.0]] * 2
+
+
+def on_machines(rank: int, world_size: int, machines: list[int]) -> Any:
+    connect._machine = lambda: str(machines[rank]).encode()  # type: ignore[assignment]
+    return everything_of(ProcessGroup(None))
+
+
+def everything_of(group: Group) -> dict[str, Tensor]:
+    rank, size = group.rank, group.size
+    rows = [numbers(r, 3 * r + 2, torch.float32) for r in range(size)]
+    found = {f"row {r}": row for r, row in enumerate(group.all_gather(rows[rank], [row.shape for row in rows]))}
+    for dtype in (torch.float32, torch.bfloat16, torch.int64):
+        x = (numbers(rank, 40_000, torch.float32).round() / 8).to(dtype)  # sums are exact in any order
+        found[f"sum {dtype}"] = group.all_reduce_sum(x)
+        found[f"max {dtype}"] = group.all_reduce_max(x)
+    for src in range(size):
+        found[f"from {src}"] = group.broadcast(numbers(rank, 5, torch.float64), src)
+    sides = [[numbers(10 * a + b, a + 1, torch.float32) for b in range(size)] for a in range(size)]
+    swapped = group.all_to_all(sides[rank], [sides[r][rank].shape for r in range(size)])
+    found["object"] = torch.tensor(group.broadcast_object([1, 2] if rank == 1 else None, 1))
+    group.barrier()
+    return found | {f"swapped {r}": part for r, part in enumerate(swapped)}
+
+
+@pytest.mark.parametrize("machines", [[0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]])
+def test_ranks_of_several_machines(machines: list[int]) -> None:
+    with RankPool(4) as pool:
+        real = pool.run(on_machines, machines)
+    for found, expected in zip(real, simulate(4, everything_of), strict=True):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name
