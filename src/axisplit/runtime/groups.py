@@ -73,7 +73,7 @@ class Group(Protocol):
 
 
 def sum_in_rank_order(parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """Sum in the parts' dtype, a new tensor or `out`; float16 and bfloat16 are accumulated in float32 and rounded once."""
+    """Sum in the parts' dtype, new or `out`; float16 and bfloat16 are accumulated in float32 and rounded once."""
     if len(parts) == 1:
         return parts[0].clone() if out is None else out.copy_(parts[0])
     low = parts[0].dtype in (torch.float16, torch.bfloat16)
