@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from axisplit.lesson.compare import Comparison, compare
     from axisplit.memory.fit import Fit, fit
     from axisplit.proof.verify import Verdict
+    from axisplit.runtime.shared.backend import register_backend
     from axisplit.solve.plan import Plan
     from axisplit.training import clip_grad_norm_, gather_state_dict
 
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "parallelize",
     "plan",
+    "register_backend",
     "register_rule",
     "verify",
 ]
@@ -63,6 +65,7 @@ _HOMES = {
     "load": "axisplit.api",
     "parallelize": "axisplit.api",
     "plan": "axisplit.api",
+    "register_backend": "axisplit.runtime.shared.backend",
     "register_rule": "axisplit.axes.register",
     "verify": "axisplit.api",
 }

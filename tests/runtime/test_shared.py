@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from axisplit.errors import CollectiveError
-from axisplit.runtime.groups import Group, ProcessGroup, sum_in_rank_order
+from axisplit.runtime.groups import Group, ProcessGroup
 from axisplit.runtime.pool import RankPool
 from axisplit.runtime.shared import board, connect
 from axisplit.runtime.shared.segment import Segment
 from axisplit.runtime.shared.wire import SharedWire
 from axisplit.runtime.signature import signature_of
 from axisplit.runtime.simulate import simulate
+from axisplit.runtime.sums import sum_in_rank_order
 
 SLOT_BYTES = 1024
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool)

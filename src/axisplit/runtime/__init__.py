@@ -3,6 +3,7 @@
     costs.py        bytes that a collective moves (imports no torch)
     layout.py       `Layout`: which index ranges of one dim each rank holds
     groups.py       `Group`: ranks that communicate, over torch.distributed or alone
+    sums.py         reductions in rank order
     signature.py    what a rank is about to do, told with every message
     wire.py         messages between processes over sockets: exact shares
     shared/         the same over memory that ranks of one machine share

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from axisplit.runtime.definition import Kernel, copied, count_fake, define, fake_alike
-from axisplit.runtime.groups import sum_in_rank_order
 from axisplit.runtime.sites import BoundSite, Kind, lookup
+from axisplit.runtime.sums import sum_in_rank_order
 
 __all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "shown", "sum_parts", "sum_shared"]
 

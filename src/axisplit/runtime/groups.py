@@ -30,9 +30,10 @@ from axisplit.runtime.shared.connect import MESSAGE_BYTES, connect
 from axisplit.runtime.shared.spanning import SpanningWire
 from axisplit.runtime.shared.wire import SharedWire
 from axisplit.runtime.signature import Signature, signature_of
+from axisplit.runtime.sums import max_over_ranks, sum_in_rank_order
 from axisplit.runtime.wire import Combine, Wire
 
-__all__ = ["FakeGroup", "Group", "ProcessGroup", "SingleGroup", "max_over_ranks", "sum_in_rank_order"]
+__all__ = ["FakeGroup", "Group", "ProcessGroup", "SingleGroup"]
 
 Way = Wire | SharedWire | SpanningWire
 
@@ -70,24 +71,6 @@ class Group(Protocol):
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-
-
-def sum_in_rank_order(parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """Sum in the parts' dtype, new or `out`; float16 and bfloat16 are accumulated in float32 and rounded once."""
-    if len(parts) == 1:
-        return parts[0].clone() if out is None else out.copy_(parts[0])
-    low = parts[0].dtype in (torch.float16, torch.bfloat16)
-    total = parts[0].float() + parts[1] if low else torch.add(parts[0], parts[1], out=out)
-    for part in parts[2:]:
-        total += part
-    if not low:
-        return total
-    return total.to(parts[0].dtype) if out is None else out.copy_(total)
-
-
-def max_over_ranks(parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """Elementwise maximum, a new tensor or `out`."""
-    return torch.amax(torch.stack(list(parts)), 0, out=out)
 
 
 class SingleGroup:

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from axisplit.errors import CollectiveError, InputError
-from axisplit.runtime.groups import max_over_ranks, sum_in_rank_order
 from axisplit.runtime.signature import disagreement, signature_of
 from axisplit.runtime.sites import own_registry
+from axisplit.runtime.sums import max_over_ranks, sum_in_rank_order
 
 __all__ = ["SimulatedGroup", "simulate"]
 

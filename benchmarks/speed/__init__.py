@@ -1,0 +1,1 @@
+"""How fast: ratios of contenders that are measured in turns, in one run. `python -m benchmarks.speed`."""

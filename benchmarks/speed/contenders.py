@@ -1,0 +1,167 @@
+"""Ways to run one causal language model, each in processes of its own; the functions here run on their ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CONTENDERS", "Contender", "Timing", "measure", "prepare"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How it is called, how many processes and threads of each it takes, and how its ranks get their model."""
+
+    name: str
+    ranks: int
+    threads: int
+    build: Callable[[int, int, Path], nn.Module]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one prefill and of each decode step after it; `waited_s` of them in wait for other ranks."""
+
+    prefill_s: float
+    decode_s: tuple[float, ...]
+    waited_s: float
+    tokens: tuple[int, ...]
+
+
+_model: nn.Module | None = None
+_waited = [0.0]
+
+
+def prepare(rank: int, world_size: int, name: str, checkpoint: Path) -> int:
+    """Build this rank's model; its parameters' bytes."""
+    global _model
+    contender = CONTENDERS[name]
+    torch.set_num_threads(contender.threads)
+    _model = contender.build(rank, world_size, checkpoint)
+    _count_waits()
+    return sum(p.numel() * p.element_size() for p in _model.parameters())
+
+
+def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timing:
+    """One prefill and `num_steps` decode steps, greedy."""
+    from axisplit.runtime.decode import generate
+
+    assert _model is not None
+    _waited[0] = 0.0
+    ticks = [time.perf_counter()]
+    tokens = generate(
+        _model, prompt, max_new_tokens=num_steps + 1, on_token=lambda _: ticks.append(time.perf_counter())
+    )
+    prefill, *steps = (after - before for before, after in pairwise(ticks))
+    return Timing(prefill, tuple(steps), _waited[0], tuple(tokens))
+
+
+def _count_waits() -> None:
+    """Add up what ranks spend waiting for one that has not come yet."""
+    from axisplit.runtime.shared.board import Board
+
+    wait = Board._wait
+
+    def timed(self: Board, *arguments: Any) -> None:
+        begin = time.perf_counter()
+        wait(self, *arguments)
+        _waited[0] += time.perf_counter() - begin
+
+    setattr(Board, "_wait", timed)  # noqa: B010  a method, from outside
+
+
+def _whole(rank: int, size: int, checkpoint: Path) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    return model.eval()
+
+
+def _axisplit(rank: int, size: int, checkpoint: Path) -> nn.Module:
+    import axisplit
+
+    return axisplit.load(checkpoint, axisplit.Plan.load(checkpoint / f"plan-{size}.json")).eval()
+
+
+def _silent(rank: int, size: int, checkpoint: Path) -> nn.Module:
+    """Like `_axisplit`, but what goes to other ranks stays here: what lowering itself costs."""
+    import axisplit
+    from axisplit.api import bind
+    from axisplit.checkpoint.shards import load_shards
+    from axisplit.runtime.groups import SingleGroup
+
+    class Silent(SingleGroup):
+        def all_gather(self, x: Tensor, shapes: Any, site: str = "") -> list[Tensor]:
+            return [x if r == self.rank else x.new_zeros(shape) for r, shape in enumerate(shapes)]
+
+    group = Silent()
+    group.rank, group.size = rank, size
+    plan = axisplit.Plan.load(checkpoint / f"plan-{size}.json")
+    model = load_shards(checkpoint, plan, rank, torch.float32)
+    bind(model, plan, group)
+    return model.eval()
+
+
+def _half(rank: int, size: int, checkpoint: Path) -> nn.Module:
+    """A model of this rank's share of the heads, of the inner size and of the vocabulary, on its own: the limit."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(checkpoint)
+    heads, kv_heads = _share(config.num_key_value_heads, rank, size), config.num_key_value_heads
+    config.head_dim = config.hidden_size // config.num_attention_heads
+    config.num_attention_heads = config.num_attention_heads // kv_heads * heads
+    config.num_key_value_heads = heads
+    config.intermediate_size = _share(config.intermediate_size, rank, size)
+    config.vocab_size = _share(config.vocab_size, rank, size)
+    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def _share(total: int, rank: int, size: int) -> int:
+    return (rank + 1) * total // size - rank * total // size
+
+
+def _transformers(rank: int, size: int, checkpoint: Path) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, tp_plan="auto")
+    return model.eval()
+
+
+def _parallelize_module(rank: int, size: int, checkpoint: Path) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    model = _whole(rank, size, checkpoint)
+    styles = {
+        "model.embed_tokens": RowwiseParallel(input_layouts=Replicate()),
+        "lm_head": ColwiseParallel(output_layouts=Replicate()),
+    }
+    for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
+        styles[f"model.layers.*.{name}"] = ColwiseParallel()
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        styles[f"model.layers.*.{name}"] = RowwiseParallel()
+    parallelize_module(model, init_device_mesh("cpu", (size,)), styles)
+    return model
+
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("one process, 1 thread", 1, 1, _whole),
+        Contender("one process, 2 threads", 1, 2, _whole),
+        Contender("axisplit, 2 ranks", 2, 1, _axisplit),
+        Contender("transformers, 2 ranks", 2, 1, _transformers),
+        Contender("parallelize_module, 2 ranks", 2, 1, _parallelize_module),
+        Contender("axisplit without communication", 2, 1, _silent),
+        Contender("two halves without communication", 2, 1, _half),
+    )
+}
