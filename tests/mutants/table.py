@@ -61,6 +61,8 @@ STATES = ("tests/lower/test_guard.py", "-k", "forgotten")
 FORMULAE = ("tests/memory/test_formulae.py",)
 LESSON = ("tests/lesson/test_compare.py",)
 LEARNER = ("tests/lesson/test_exercise.py",)
+SHARED = ("tests/runtime/test_shared.py",)
+LIBRARY = ("tests/runtime/test_backend.py",)
 MEASURED = ("tests/memory/test_model.py",)
 
 
@@ -639,5 +641,36 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lesson/exercise.py", 'kind == "all_reduce":', 'kind == "none":', LEARNER),
         Mutant("lesson/exercise.py", "_cut(pieces, tensor) if word in _CUTS else pieces", "pieces", LEARNER),
         Mutant("lesson/exercise.py", "if len(gpus) == 1:", "if False:", LEARNER),
+    ],
+    "shared memory": [
+        Mutant("runtime/shared/board.py", "self.side = 1 - side", "self.side = side", SHARED),
+        Mutant("runtime/shared/board.py", "for _ in range(self.size - 1):", "for _ in range(1):", SHARED),
+        Mutant("runtime/shared/board.py", "!= signature.digest * self.size:", "== b'':", SHARED),
+        Mutant("runtime/shared/board.py", "if r != rank] for s in (0, 1)", "if r != rank] for s in (0, 0)", SHARED),
+        Mutant("runtime/shared/board.py", "turns[rank] != self._turn]", "turns[rank] != 0]", SHARED),
+        Mutant("runtime/shared/board.py", "if gone or waited > self._timeout_s:", "if gone:", SHARED),
+        Mutant("runtime/shared/board.py", "if rank in late]:", "if False]:", SHARED),
+        Mutant("runtime/shared/segment.py", "return True\n", "return False\n", SHARED),
+        Mutant("runtime/shared/segment.py", "self._path.unlink(missing_ok=True)", "pass", SHARED),
+        Mutant("runtime/shared/segment.py", "sem_unlink(self._bell_name(rank, which))", "pass", SHARED),
+        Mutant("runtime/shared/connect.py", "if segment is None or not all(joined):", "if segment is None:", SHARED),
+        Mutant("runtime/shared/connect.py", "made.forget_names()", "pass", SHARED),
+        Mutant(
+            "runtime/shared/connect.py",
+            "tell, timeout_s)\n    if near",
+            "tell, timeout_s)\n    if True or near",
+            SHARED,
+        ),
+        Mutant("runtime/shared/wire.py", "if max(sizes) > self._board.slot_bytes:", "if False:", SHARED),
+        Mutant("runtime/shared/wire.py", "max(whole.numel() for whole in wholes), step", "flat.numel(), step", SHARED),
+        Mutant("runtime/shared/wire.py", "steps = max(steps, *(", "steps = max(steps, *(0 * ", SHARED),
+        Mutant("runtime/shared/wire.py", "return received.clone()", "return received", SHARED),
+        Mutant("runtime/shared/wire.py", "if board.rank == src else x.new_empty(0)", "", SHARED),
+        Mutant("runtime/shared/spanning.py", "x.float() if x.dtype in _LOW else x", "x", SHARED),
+        Mutant("runtime/shared/spanning.py", "total = self._far.reduce(total", "self._far.reduce(total", SHARED),
+        Mutant("runtime/sums.py", "if low else torch.add", "if False else torch.add", SHARED),
+        Mutant("runtime/shared/backend.py", "x if opts.rootRank == self._own else x.clone()", "x", LIBRARY),
+        Mutant("runtime/shared/backend.py", "if self._own == root else [nothing]", "if True else [nothing]", LIBRARY),
+        Mutant("runtime/shared/backend.py", ".div(len(parts))", "", LIBRARY),
     ],
 }

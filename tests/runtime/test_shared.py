@@ -164,6 +164,26 @@ def test_ranks_with_other_sizes_name_both_sides_and_can_go_on(pool: RankPool) ->
         assert "rank 0: sum m/mlp 2000\n    rank 1: sum m/mlp 3" in error
 
 
+def keeps_results(rank: int, world_size: int) -> bool:
+    """What a collective gave is not written again by later ones."""
+    group, own = ProcessGroup(None), torch.arange(3.0) + 10 * rank
+    shapes = [(3,)] * world_size
+
+    def collect(x: Tensor) -> list[Tensor]:
+        many = [*group.all_gather(x, shapes), *group.all_to_all([x] * world_size, shapes)]
+        return [*many, group.all_reduce_sum(x), group.all_reduce_max(x), group.broadcast(x, 1)]
+
+    first = collect(own)
+    copies = [x.clone() for x in first]
+    for _ in range(3):
+        collect(own - 100)
+    return all(map(torch.equal, first, copies))
+
+
+def test_results_are_the_callers_own(pool: RankPool) -> None:
+    assert all(pool.run(keeps_results))
+
+
 def without_memory(rank: int, world_size: int) -> list[float]:
     """Rank 1 cannot open the segment: all go through sockets."""
     if rank == 1:
@@ -171,7 +191,7 @@ def without_memory(rank: int, world_size: int) -> list[float]:
     try:
         group = ProcessGroup(None)
         total = group.all_reduce_sum(torch.ones(2))
-        assert group._near is group._sockets
+        assert group._way is group._sockets
         assert not list(Path("/dev/shm").glob("*axisplit-*"))
         return total.tolist()
     finally:

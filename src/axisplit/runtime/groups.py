@@ -174,7 +174,7 @@ class ProcessGroup:
         self._device = torch.device("cuda" if backend == "nccl" else "cpu")
         self._sockets = Wire(self.group, self.rank, self.size, self._device)
         shares = shared_memory and self.size > 1 and backend != "fake"
-        self._near: Way | None = None if shares else self._sockets
+        self._way: Way | None = None if shares else self._sockets
 
     def all_reduce_sum(self, x: Tensor, site: str = "") -> Tensor:
         return self._reduce("all_reduce_sum", site, x, sum_in_rank_order, dist.ReduceOp.SUM)
@@ -224,7 +224,7 @@ class ProcessGroup:
         """What goes out, by which way, and under which signature; `shared`: what all ranks agree on."""
         x = x.detach().contiguous()
         signature = signature_of(kind, site, x.dtype, *shared)
-        wire = self._sockets if x.device.type != "cpu" else self._near or self._connected()
+        wire = self._sockets if x.device.type != "cpu" else self._way or self._connected()
         if self._check:
             with self._named(kind, site, x):
                 wire.compare(signature)
@@ -242,8 +242,8 @@ class ProcessGroup:
             return Wire(group, ranks.index(self.rank), len(ranks), torch.device("cpu"))
 
         with self._named("connect", "", torch.empty(0)):
-            self._near = connect(self.rank, self._sockets, tell, among, _timeout_of(self.group, self._device))
-        return self._near
+            self._way = connect(self.rank, self._sockets, tell, among, _timeout_of(self.group, self._device))
+        return self._way
 
     def _named(self, kind: str, site: str, x: Tensor) -> _Named:
         return _Named(self, kind, site, x)
