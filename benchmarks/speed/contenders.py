@@ -64,17 +64,20 @@ def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timin
 
 
 def _count_waits() -> None:
-    """Add up what ranks spend waiting for one that has not come yet."""
+    """Add up what ranks spend in meetings, most of it in wait for one that has not come yet."""
     from axisplit.runtime.shared.board import Board
 
-    wait = Board._wait
+    for name in ("_meet_by_bells", "_meet_by_flags"):
+        setattr(Board, name, _timed(getattr(Board, name)))
 
-    def timed(self: Board, *arguments: Any) -> None:
+
+def _timed(meet: Callable[..., None]) -> Callable[..., None]:
+    def timed(*arguments: Any) -> None:
         begin = time.perf_counter()
-        wait(self, *arguments)
+        meet(*arguments)
         _waited[0] += time.perf_counter() - begin
 
-    setattr(Board, "_wait", timed)  # noqa: B010  a method, from outside
+    return timed
 
 
 def _whole(rank: int, size: int, checkpoint: Path) -> nn.Module:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,25 @@ from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sums import sum_in_rank_order
 
 SLOT_BYTES = 1024
+_native = connect._native
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool)
 
 
-def shared_wire(rank: int, size: int, timeout_s: float = 30.0) -> SharedWire:
+@pytest.fixture(params=[False, True], ids=["python", "compiled"])
+def compiled(request: pytest.FixtureRequest) -> bool:
+    """Whether ranks use the compiled part, which a machine without a C compiler does not have."""
+    if request.param and find_spec("axisplit.runtime.shared.native") is None:
+        pytest.skip("axisplit was installed without its compiled part: no C compiler?")
+    return bool(request.param)
+
+
+def use(compiled: bool) -> None:
+    connect._native = _native if compiled else lambda: None
+
+
+def shared_wire(rank: int, size: int, compiled: bool, timeout_s: float = 30.0) -> SharedWire:
     """With slots so small that tests go through many chunks."""
+    use(compiled)
     group = ProcessGroup(None, shared_memory=False)
 
     def tell(message: bytes) -> list[bytes]:
@@ -44,9 +59,9 @@ def numbers(rank: int, size: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(size, generator=generator) * 10).to(dtype)
 
 
-def everything(rank: int, world_size: int) -> int:
+def everything(rank: int, world_size: int, compiled: bool) -> int:
     """Sizes around the slot's, uneven ones, and none at all, of every dtype; returns how many were checked."""
-    wire, checked = shared_wire(rank, world_size), 0
+    wire, checked = shared_wire(rank, world_size, compiled), 0
     for dtype in DTYPES:
         fit = SLOT_BYTES // dtype.itemsize
         for size in (0, 1, fit - 1, fit, fit + 1, 5 * fit + 3):
@@ -72,14 +87,14 @@ def everything(rank: int, world_size: int) -> int:
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_every_dtype_and_size(num_ranks: int) -> None:
+def test_every_dtype_and_size(num_ranks: int, compiled: bool) -> None:
     with RankPool(num_ranks) as pool:
-        assert pool.run(everything) == [len(DTYPES) * 6] * num_ranks
+        assert pool.run(everything, compiled) == [len(DTYPES) * 6] * num_ranks
 
 
-def races(rank: int, world_size: int) -> bool:
+def races(rank: int, world_size: int, compiled: bool) -> bool:
     """Ranks that are ahead and behind by turns never read what is being written."""
-    wire, order, delays = shared_wire(rank, world_size), random.Random(0), random.Random(rank)
+    wire, order, delays = shared_wire(rank, world_size, compiled), random.Random(0), random.Random(rank)
     for turn in range(1500):
         size = order.choice([1, 17, 700])
         x = torch.full((size,), float(turn * world_size + rank))
@@ -92,12 +107,13 @@ def races(rank: int, world_size: int) -> bool:
     return True
 
 
-def test_ranks_ahead_and_behind_by_turns(pool: RankPool) -> None:
-    assert all(pool.run(races))
+def test_ranks_ahead_and_behind_by_turns(pool: RankPool, compiled: bool) -> None:
+    assert all(pool.run(races, compiled))
 
 
-def dies(rank: int, world_size: int) -> Any:
+def dies(rank: int, world_size: int, compiled: bool) -> Any:
     """Rank 1 is killed in mid-run; the others' error and how long it took."""
+    use(compiled)
     group = ProcessGroup(None)
     group.barrier()
     names = {file.name for file in Path("/dev/shm").glob("*axisplit-*")}
@@ -112,12 +128,12 @@ def dies(rank: int, world_size: int) -> Any:
 
 
 def test_a_dead_rank_is_named_by_the_others_and_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
 ) -> None:
     monkeypatch.setenv("AXISPLIT_TEST_FILE", str(tmp_path / "told"))
     before = set(Path("/dev/shm").glob("*axisplit-*"))
     with RankPool(2) as pool, pytest.raises(CollectiveError, match="rank 1 of 2 failed"):
-        pool.run(dies)
+        pool.run(dies, compiled)
     seconds, names, *error = (tmp_path / "told").read_text().splitlines()
     assert float(seconds) < 3
     assert names == "set()"
@@ -126,9 +142,9 @@ def test_a_dead_rank_is_named_by_the_others_and_nothing_is_left(
     assert set(Path("/dev/shm").glob("*axisplit-*")) <= before
 
 
-def is_late(rank: int, world_size: int) -> tuple[str, list[str]]:
+def is_late(rank: int, world_size: int, compiled: bool) -> tuple[str, list[str]]:
     """Rank 2 sleeps while the others wait; what they say."""
-    wire, said = shared_wire(rank, world_size, timeout_s=2.0), []
+    wire, said = shared_wire(rank, world_size, compiled, timeout_s=2.0), []
     board._LATE_S = 0.5
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -143,14 +159,14 @@ def is_late(rank: int, world_size: int) -> tuple[str, list[str]]:
     return "no error", said
 
 
-def test_a_late_rank_is_named_first_in_a_warning_then_in_an_error(pool3: RankPool) -> None:
-    for error, said in pool3.run(is_late)[:2]:
+def test_a_late_rank_is_named_first_in_a_warning_then_in_an_error(pool3: RankPool, compiled: bool) -> None:
+    for error, said in pool3.run(is_late, compiled)[:2]:
         assert error.startswith("rank 2 is late\n  where: m/mlp")
         assert said[0].startswith("waiting for rank 2 since 1 s, at gather m/mlp")
 
 
-def disagree(rank: int, world_size: int) -> str:
-    wire = shared_wire(rank, world_size)
+def disagree(rank: int, world_size: int, compiled: bool) -> str:
+    wire = shared_wire(rank, world_size, compiled)
     size = 3 if rank else 2000
     with pytest.raises(CollectiveError) as caught:
         wire.reduce(torch.ones(size), sum_in_rank_order, signature_of("sum", "m/mlp", size))
@@ -159,13 +175,14 @@ def disagree(rank: int, world_size: int) -> str:
     return str(caught.value)
 
 
-def test_ranks_with_other_sizes_name_both_sides_and_can_go_on(pool: RankPool) -> None:
-    for error in pool.run(disagree):
+def test_ranks_with_other_sizes_name_both_sides_and_can_go_on(pool: RankPool, compiled: bool) -> None:
+    for error in pool.run(disagree, compiled):
         assert "rank 0: sum m/mlp 2000\n    rank 1: sum m/mlp 3" in error
 
 
-def keeps_results(rank: int, world_size: int) -> bool:
+def keeps_results(rank: int, world_size: int, compiled: bool) -> bool:
     """What a collective gave is not written again by later ones."""
+    use(compiled)
     group, own = ProcessGroup(None), torch.arange(3.0) + 10 * rank
     shapes = [(3,)] * world_size
 
@@ -180,8 +197,8 @@ def keeps_results(rank: int, world_size: int) -> bool:
     return all(map(torch.equal, first, copies))
 
 
-def test_results_are_the_callers_own(pool: RankPool) -> None:
-    assert all(pool.run(keeps_results))
+def test_results_are_the_callers_own(pool: RankPool, compiled: bool) -> None:
+    assert all(pool.run(keeps_results, compiled))
 
 
 def without_memory(rank: int, world_size: int) -> list[float]:
@@ -198,11 +215,21 @@ def without_memory(rank: int, world_size: int) -> list[float]:
         connect.Segment = Segment  # type: ignore[misc]
 
 
+def compiles_differently(rank: int, world_size: int) -> list[float]:
+    use(rank == 0)
+    return ProcessGroup(None).all_reduce_sum(torch.ones(2)).tolist()
+
+
+def test_a_rank_without_the_compiled_part_has_all_do_without(pool2: RankPool) -> None:
+    assert pool2.run(compiles_differently) == [[2.0, 2.0]] * 2
+
+
 def test_ranks_that_share_no_memory_use_sockets(pool2: RankPool) -> None:
     assert pool2.run(without_memory) == [[2.0, 2.0]] * 2
 
 
-def on_machines(rank: int, world_size: int, machines: list[int]) -> Any:
+def on_machines(rank: int, world_size: int, machines: list[int], compiled: bool) -> Any:
+    use(compiled)
     connect._machine = lambda: str(machines[rank]).encode()  # type: ignore[assignment]
     return everything_of(ProcessGroup(None))
 
@@ -225,9 +252,9 @@ def everything_of(group: Group) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("machines", [[0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]])
-def test_ranks_of_several_machines(machines: list[int]) -> None:
+def test_ranks_of_several_machines(machines: list[int], compiled: bool) -> None:
     with RankPool(4) as pool:
-        real = pool.run(on_machines, machines)
+        real = pool.run(on_machines, machines, compiled)
     for found, expected in zip(real, simulate(4, everything_of), strict=True):
         assert found.keys() == expected.keys()
         for name, value in expected.items():

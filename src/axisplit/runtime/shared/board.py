@@ -1,13 +1,16 @@
 """A board on which every rank writes, then all meet, then every rank reads: all that the collectives are made of.
 
-Each rank has a slot on each of the two sides of the board. A meeting is: put the signature beside the slot, ring
-everybody else's doorbell of this side, wait for as many rings on the own one. Sides alternate. A rank that rings for
-meeting k + 1 has read what it wanted of meeting k, so a slot may be written again at meeting k + 2: one round of rings
-for each meeting, none to say that reading is done. With two doorbells a rank that is ahead cannot be mistaken for one
-that is late: nobody gets two meetings ahead of anybody.
+Each rank has a slot on each of the two sides of the board, and sides alternate. A meeting is: put the signature beside
+what was written, say to everybody that one has come, wait until all have. A rank that comes to meeting k + 1 has read
+what it wanted of meeting k, so a slot may be written again for meeting k + 2: one round of signals for each meeting,
+none to say that reading is done; nobody gets two meetings ahead of anybody.
 
-A wait begins with spinning (0.1 µs a look) where every rank has a core of its own, and then sleeps, looking up every
-second whether all are alive.
+Signals are rings of the others' doorbells, of which there is one for each side, so that a rank that is ahead cannot be
+mistaken for one that is late. Where the compiled `native` is there on all ranks, they are numbers in the shared memory,
+and doorbells wake sleepers only. Python alone cannot use such numbers: it has no order of memory to promise.
+
+A wait begins with looking where every rank has a core of its own, and then sleeps, looking up now and then whether all
+are alive.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import os
 import struct
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -32,15 +37,19 @@ _LINE = 64
 """Of the cache; slots begin at multiples of it."""
 _SPIN_S = 2e-3
 _LOOKS = 64
-_LOOK_UP_S = 1.0
+_LOOK_UP_S = 0.2
 _LATE_S = 10.0
 _TURN = struct.Struct("<q")
+_RING, _ABSENT = 1, 2
+"""What `native.meet` found: a rank that sleeps; not all have come."""
+_NATIVE_DTYPES = {torch.float32: 0, torch.float64: 1, torch.int32: 2, torch.int64: 3, torch.bfloat16: 4}
 
 
 def board_bytes(num_ranks: int, slot_bytes: int) -> int:
-    """What a board of two sides takes, in whole pages."""
+    """What digests, a line for each rank and two sides of slots take, in whole pages."""
     page = os.sysconf("SC_PAGESIZE")
-    return -(-2 * (_head_bytes(num_ranks) + num_ranks * slot_bytes) // page) * page
+    total = 2 * _head_bytes(num_ranks) + num_ranks * _LINE + 2 * num_ranks * slot_bytes
+    return -(-total // page) * page
 
 
 def _head_bytes(num_ranks: int) -> int:
@@ -61,14 +70,21 @@ class Board:
         slot_bytes: what a rank can write for one meeting; a multiple of 64.
         timeout_s: how long a rank may be late.
         names: what to call the ranks in messages.
+        native: the compiled module, if all ranks have it.
     """
 
     def __init__(
-        self, segment: Segment, rank: int, size: int, slot_bytes: int, timeout_s: float, names: Sequence[int]
+        self,
+        segment: Segment,
+        rank: int,
+        size: int,
+        slot_bytes: int,
+        timeout_s: float,
+        names: Sequence[int],
+        native: ModuleType | None,
     ) -> None:
         self.rank, self.size, self.slot_bytes = rank, size, slot_bytes
-        self._names = names
-        self._segment, self._timeout_s = segment, timeout_s
+        self._names, self._segment, self._timeout_s = names, segment, timeout_s
         self.side = 0
         """Of the next meeting."""
         self._turn = 1  # the memory begins with 0: nobody waits
@@ -78,12 +94,17 @@ class Board:
         self._turns = view[digests : digests + turns]
         own = slice(rank * DIGEST_BYTES, (rank + 1) * DIGEST_BYTES)
         self._own_digest = [digests[own] for digests in self._all_digests]
-        self._rings = [[bells[s].ring for r, bells in enumerate(segment.doorbells) if r != rank] for s in (0, 1)]
+        self._bells = [[bells[s].ring for r, bells in enumerate(segment.doorbells) if r != rank] for s in (0, 1)]
         self._answers = [segment.doorbells[rank][s].answer for s in (0, 1)]
         self._spin_s = _SPIN_S if size <= _num_cores() else 0.0
+        lines, slots_at = 2 * head, 2 * head + size * _LINE
+        self._native, self._flags = native, None
+        if native is not None:
+            spin_ns = int(self._spin_s * 1e9)
+            self._flags = native.open(segment.memory, rank, size, slot_bytes, head, lines, slots_at, spin_ns)
         with torch.inference_mode(False):  # else they could only be written in inference mode
             whole = torch.frombuffer(segment.memory, dtype=torch.uint8)
-            slots = torch.split(whole[2 * head : 2 * head + 2 * size * slot_bytes], slot_bytes)
+            slots = torch.split(whole[slots_at : slots_at + 2 * size * slot_bytes], slot_bytes)
         self._slots = [slots[:size], slots[size : 2 * size]]
 
     def slots(self, side: int) -> tuple[Tensor, ...]:
@@ -95,18 +116,71 @@ class Board:
 
         Raises: CollectiveError if the ranks' signatures differ, with all of them, or if a rank has ended or is late.
         """
+        if self._flags is not None:
+            self._meet_by_flags(signature, 0, 0)
+        else:
+            self._meet_by_bells(signature)
+
+    def post(self, x: Tensor, view: Tensor, signature: Signature) -> None:
+        """Write x, contiguous, into `view`, its place at the beginning of the own slot, and meet."""
+        if self._flags is not None:
+            self._meet_by_flags(signature, x.data_ptr(), x.nbytes)
+        else:
+            view.copy_(x)
+            self._meet_by_bells(signature)
+
+    def sum(self, x: Tensor, out: Tensor) -> bool:
+        """The sum in rank order of what all wrote at the last meeting, alike in size; x is what this rank wrote.
+
+        Returns: False, with `out` as it was, where only Python can add such numbers.
+        """
+        code = _NATIVE_DTYPES.get(x.dtype)
+        if self._native is None or code is None or self.size == 1:
+            return False
+        self._native.sum(self._flags, x.data_ptr(), out.data_ptr(), x.numel(), code)
+        return True
+
+    def _meet_by_bells(self, signature: Signature) -> None:
         side = self.side
         self._own_digest[side][:] = signature.digest
-        for ring in self._rings[side]:
+        for ring in self._bells[side]:
             ring()
         answer = self._answers[side]
         for _ in range(self.size - 1):
-            if not answer(False):
-                self._wait(answer, signature)
+            if not answer(False) and not self._spin(answer):
+                self._sleep(partial(answer, True, _LOOK_UP_S), signature)
         self.side = 1 - side
         self._turn += 1
         if self._all_digests[side] != signature.digest * self.size:
             self.compare(signature)
+
+    def _meet_by_flags(self, signature: Signature, address: int, num_bytes: int) -> None:
+        native, flags, side = self._native, self._flags, self.side
+        assert native is not None
+        found = native.meet(flags, signature.digest, address, num_bytes)
+        if found & _RING:
+            for ring in self._bells[0]:
+                ring()
+        if found & _ABSENT:
+            self._sleep_by_flags(signature)
+        self.side = 1 - side
+        self._turn += 1
+        if found and self._all_digests[side] != signature.digest * self.size:
+            self.compare(signature)
+
+    def _sleep_by_flags(self, signature: Signature) -> None:
+        native, flags, answer = self._native, self._flags, self._answers[0]
+        assert native is not None
+
+        def came() -> bool:
+            found: bool = native.came(flags) or (answer(True, _LOOK_UP_S) and native.came(flags))
+            return found
+
+        native.sleep(flags, True)
+        try:
+            self._sleep(came, signature)
+        finally:
+            native.sleep(flags, False)
 
     def compare(self, signature: Signature) -> None:
         """Meet once more, over the texts. Raises: CollectiveError if they differ."""
@@ -118,21 +192,26 @@ class Board:
         if len(set(texts)) > 1:
             raise disagreement(texts, signature.site)
 
-    def _wait(self, answer: Callable[..., bool], signature: Signature) -> None:
-        """Until the doorbell rings: spin, then sleep and look up now and then."""
+    def _spin(self, answer: Callable[..., bool]) -> bool:
+        """Whether the doorbell rang while it was worth looking."""
         begin = time.perf_counter()
         while time.perf_counter() - begin < self._spin_s:
             for _ in range(_LOOKS):
                 if answer(False):
-                    return
+                    return True
+        return False
+
+    def _sleep(self, came: Callable[[], bool], signature: Signature) -> None:
+        """Until `came`, which sleeps for a moment at most, says so."""
+        begin = time.perf_counter()
         _TURN.pack_into(self._turns, self.rank * _TURN.size, self._turn)  # those who wait, too, are not late
         warned = False
-        while not answer(True, _LOOK_UP_S):
+        while not came():
             waited = time.perf_counter() - begin
             gone = [r for r in range(self.size) if r != self.rank and self._segment.is_gone(r)]
-            if answer(False):  # it may have rung before it left
-                return
             late = self._late()
+            if gone and came():  # it may have come before it left
+                return
             if culprits := [rank for rank in gone if rank in late]:
                 raise self._missing("has ended", culprits, waited, signature)
             if gone or waited > self._timeout_s:  # who has ended had given up waiting

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import platform
 import weakref
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 
 from axisplit.runtime.shared.board import Board, board_bytes
 from axisplit.runtime.shared.segment import Segment
@@ -62,7 +65,8 @@ def share_memory(
     segment = made or (_attempt(lambda: Segment(name, len(local), num_bytes)) if name else None)
     if segment is not None:
         segment.live_as(local.index(rank))
-    joined = tell(b"joined" if segment else b"")
+    native = _native()
+    joined = tell(b"" if segment is None else b"joined" if native is None else b"joined, compiled")
     if made is not None:
         made.forget_names()
     if segment is None or not all(joined):
@@ -70,7 +74,8 @@ def share_memory(
             segment.close()
         _log.warning("ranks of one machine share no memory: their collectives go through sockets, which is slower")
         return None
-    wire = SharedWire(Board(segment, local.index(rank), len(local), slot_bytes, timeout_s, names=local))
+    same = native if len(set(joined)) == 1 else None
+    wire = SharedWire(Board(segment, local.index(rank), len(local), slot_bytes, timeout_s, local, same))
     weakref.finalize(wire, segment.close)
     return wire
 
@@ -79,6 +84,13 @@ def _machine() -> bytes:
     """What is alike for processes of one running system, and differs between systems."""
     running = _BOOT_ID.read_text() if _BOOT_ID.exists() else platform.node()
     return sha256(running.encode()).digest()[: MESSAGE_BYTES // 2]
+
+
+def _native() -> ModuleType | None:
+    """The compiled part, where it was built."""
+    if importlib.util.find_spec("axisplit.runtime.shared.native") is None:
+        return None
+    return importlib.import_module("axisplit.runtime.shared.native")
 
 
 def _attempt(make: Callable[[], Segment]) -> Segment | None:

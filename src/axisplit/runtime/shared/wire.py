@@ -15,6 +15,7 @@ from torch import Tensor
 
 from axisplit.runtime.shared.board import Board
 from axisplit.runtime.signature import Signature
+from axisplit.runtime.sums import sum_in_rank_order
 from axisplit.runtime.wire import Combine
 
 __all__ = ["SharedWire"]
@@ -49,8 +50,7 @@ class SharedWire:
             return self._gather_in_chunks(x, shapes, signature)
         board = self._board
         views = lane[board.side]
-        views[board.rank].copy_(x)
-        board.meet(signature)
+        board.post(x, views[board.rank], signature)
         return views
 
     def reduce(self, x: Tensor, combine: Combine, signature: Signature) -> Tensor:
@@ -61,9 +61,11 @@ class SharedWire:
             return self._reduce_in_chunks(x, combine, signature)
         board = self._board
         views = lane[board.side]
-        views[board.rank].copy_(x)
-        board.meet(signature)
-        return combine(views)
+        board.post(x, views[board.rank], signature)
+        result = torch.empty_like(x)
+        if combine is not sum_in_rank_order or not board.sum(x, result):
+            combine(views, out=result)
+        return result
 
     def broadcast(self, x: Tensor, src: int, signature: Signature) -> Tensor:
         """Rank `src`'s tensor, a new one; x has one shape and dtype on all ranks."""
@@ -142,11 +144,10 @@ class SharedWire:
         for begin in range(0, flat.numel(), step):
             chunk, views = flat[begin : begin + step], typed[board.side]
             size = chunk.numel()
-            views[board.rank][:size].copy_(chunk)
-            board.meet(signature)
-            parts = [view[:size] for view in views]
-            parts[board.rank] = chunk
-            combine(parts, out=result[begin : begin + size])
+            board.post(chunk, views[board.rank][:size], signature)
+            total = result[begin : begin + size]
+            if combine is not sum_in_rank_order or not board.sum(chunk, total):
+                combine([chunk if r == board.rank else view[:size] for r, view in enumerate(views)], out=total)
         return result.view(x.shape)
 
 

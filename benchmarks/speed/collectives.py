@@ -1,0 +1,151 @@
+"""All-reduce between processes of this machine, by size: ours beside gloo and MPICH, in turns.
+
+python -m benchmarks.speed.collectives [--ranks 2] [--rounds 5]      MPICH: pip install mpi4py mpich
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+SIZES = (4, 1024, 4096, 16_384, 65_536, 2**18, 2**20, 2**22, 2**24, 2**26)
+_BATCH_S = 0.02
+_BATCHES = 5
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    found: dict[str, dict[int, list[float]]] = {}
+
+    def note(name: str, times: dict[int, float]) -> None:
+        for size, seconds in times.items():
+            found.setdefault(name, {}).setdefault(size, []).append(seconds)
+
+    from axisplit.runtime.pool import RankPool
+
+    with RankPool(options.ranks, deadline_s=300.0) as pool:
+        for number in range(options.rounds):
+            for name in OURS:
+                note(name, pool.run("benchmarks.speed.collectives:on_rank", name)[0])
+            if mpi_is_here():
+                note("MPICH", on_mpi(options.ranks))
+            print(f"\rround {number + 1} of {options.rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    show(found)
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args(arguments)
+
+
+def timed(call: Callable[[], Any], meet: Callable[[], Any], agreed: Callable[[int], int]) -> float:
+    """Seconds of one call: the median over batches of as many calls as rank 0 says."""
+    begin = time.perf_counter()
+    for _ in range(3):
+        call()
+    count = agreed(max(3, int(_BATCH_S / ((time.perf_counter() - begin) / 3))))
+    batches = []
+    for _ in range(_BATCHES):
+        meet()
+        begin = time.perf_counter()
+        for _ in range(count):
+            call()
+        batches.append((time.perf_counter() - begin) / count)
+    return statistics.median(batches)
+
+
+_ways: dict[str, Callable[[Any], Any]] = {}
+
+
+def on_rank(rank: int, world_size: int, name: str) -> dict[int, float]:
+    """Seconds by size in bytes."""
+    import torch
+    import torch.distributed as dist
+
+    if name not in _ways:
+        _ways[name] = OURS[name]()
+
+    def agreed(count: int) -> int:
+        value = torch.tensor([count])
+        dist.broadcast(value, 0)
+        return int(value)
+
+    times = {}
+    for size in SIZES:
+        x = torch.ones(size // 4)
+        times[size] = timed(lambda x=x: _ways[name](x), dist.barrier, agreed)  # type: ignore[misc]
+    return times
+
+
+def _shared_memory() -> Callable[[Any], Any]:
+    from axisplit.runtime.groups import ProcessGroup
+
+    return ProcessGroup(None).all_reduce_sum
+
+
+def _backend() -> Callable[[Any], Any]:
+    import torch.distributed as dist
+
+    import axisplit
+
+    axisplit.register_backend()
+    group = dist.new_group(backend="axisplit")
+    return lambda x: dist.all_reduce(x, group=group)
+
+
+def _gloo() -> Callable[[Any], Any]:
+    import torch.distributed as dist
+
+    return dist.all_reduce
+
+
+OURS = {
+    "axisplit": _shared_memory,
+    "axisplit as a backend of torch.distributed": _backend,
+    "gloo": _gloo,
+}
+
+
+def mpi_is_here() -> bool:
+    """Whether mpi4py and MPICH are installed."""
+    return find_spec("mpi4py") is not None and mpiexec() is not None
+
+
+def mpiexec() -> str | None:
+    """The launcher beside this Python, or on the path."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
+
+
+def on_mpi(ranks: int) -> dict[int, float]:
+    """Seconds by size in bytes."""
+    command = [str(mpiexec()), "-n", str(ranks), sys.executable, "-m", "benchmarks.speed.collectives_mpi"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {int(size): seconds for size, seconds in found.items()}
+
+
+def show(found: dict[str, dict[int, list[float]]]) -> None:
+    print(f"{'bytes':>10}" + "".join(f"{name:>28}" for name in found))
+    for size in SIZES:
+        cells = []
+        for times in found.values():
+            us = [1e6 * seconds for seconds in times[size]]
+            cells.append(f"{statistics.median(us):.1f} ({min(us):.1f} to {max(us):.1f}) µs")
+        print(f"{size:>10}" + "".join(f"{cell:>28}" for cell in cells))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
