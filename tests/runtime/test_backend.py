@@ -12,6 +12,7 @@ from torch.distributed import ReduceOp
 
 import axisplit
 from axisplit.errors import CollectiveError, InputError
+from axisplit.runtime.groups import ProcessGroup
 from axisplit.runtime.pool import RankPool
 
 OPS = (ReduceOp.SUM, ReduceOp.MAX, ReduceOp.MIN, ReduceOp.PRODUCT, ReduceOp.BAND, ReduceOp.BOR, ReduceOp.BXOR)
@@ -68,6 +69,16 @@ def beside_gloo(rank: int, world_size: int) -> list[str]:
     axisplit.register_backend()
     ours, theirs = everything(dist.new_group(backend="axisplit")), everything(dist.new_group(backend="gloo"))
     return [name for name in theirs if not same(ours[name], theirs[name])] + sorted(ours.keys() ^ theirs.keys())
+
+
+def sums(rank: int, world_size: int) -> list[float]:
+    """Our own collectives on a group of this backend."""
+    axisplit.register_backend()
+    return ProcessGroup(dist.new_group(backend="axisplit")).all_reduce_sum(torch.ones(2)).tolist()
+
+
+def test_a_model_can_be_split_over_such_a_group(pool2: RankPool) -> None:
+    assert pool2.run(sums) == [[2.0, 2.0]] * 2
 
 
 def same(a: Any, b: Any) -> bool:

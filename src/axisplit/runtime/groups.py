@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from axisplit.errors import CollectiveError, InputError
+from axisplit.runtime.shared.backend import SharedMemoryGroup
 from axisplit.runtime.shared.connect import MESSAGE_BYTES, connect
 from axisplit.runtime.shared.spanning import SpanningWire
 from axisplit.runtime.shared.wire import SharedWire
@@ -175,6 +176,8 @@ class ProcessGroup:
         self._sockets = Wire(self.group, self.rank, self.size, self._device)
         shares = shared_memory and self.size > 1 and backend != "fake"
         self._way: Way | None = None if shares else self._sockets
+        if isinstance(self.group, SharedMemoryGroup):
+            self._way = self.group.wire
 
     def all_reduce_sum(self, x: Tensor, site: str = "") -> Tensor:
         return self._reduce("all_reduce_sum", site, x, sum_in_rank_order, dist.ReduceOp.SUM)
@@ -272,8 +275,9 @@ class _Named:
 
 
 def _timeout_of(group: dist.ProcessGroup, device: torch.device) -> float:
-    """Seconds that a collective of the group may wait."""
-    seconds: float = group._get_backend(device).options._timeout.total_seconds()
+    """Seconds that a collective of the group may wait; torch's default where a backend does not tell."""
+    options = getattr(group._get_backend(device), "options", None)
+    seconds: float = getattr(options, "_timeout", dist.default_pg_timeout).total_seconds()
     return seconds
 
 

@@ -81,7 +81,7 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
 
     def __init__(self, rank: int, size: int, wire: SharedWire) -> None:
         super().__init__(rank, size)
-        self._own, self._count, self._wire = rank, size, wire
+        self._own, self._count, self.wire = rank, size, wire
 
     def getBackendName(self) -> str:
         return BACKEND
@@ -103,7 +103,7 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
     def broadcast(self, tensors: list[Tensor], opts: Any) -> Work:
         """Every tensor becomes the root's."""
         for x in tensors:
-            sent = self._wire.broadcast(_out(x), opts.rootRank, self._signature("broadcast", x, opts.rootRank))
+            sent = self.wire.broadcast(_out(x), opts.rootRank, self._signature("broadcast", x, opts.rootRank))
             x.detach().copy_(sent)
         return _done(tensors)
 
@@ -135,7 +135,7 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> Work:
         """On the root outputs[0][r] becomes rank r's inputs[0]."""
         x, root = inputs[0], opts.rootRank
-        parts = self._wire.gather(_out(x), [x.shape] * self._count, self._signature("gather", x, root))
+        parts = self.wire.gather(_out(x), [x.shape] * self._count, self._signature("gather", x, root))
         if self._own == root:
             _fill(outputs[0], parts)
         return _done(outputs)
@@ -146,7 +146,7 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
         nothing = x.new_empty(0)
         sent = [_out(part) for part in inputs[0]] if self._own == root else [nothing] * self._count
         shapes = [x.shape if rank == root else (0,) for rank in range(self._count)]
-        received = self._wire.swap(sent, shapes, self._signature("scatter", x, root))
+        received = self.wire.swap(sent, shapes, self._signature("scatter", x, root))
         x.detach().copy_(received[root].view(x.shape))
         return _done(outputs)
 
@@ -155,7 +155,7 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
         for output, parts in zip(outputs, inputs, strict=True):
             combine = _combine(opts.reduceOp.op)
             signature = self._signature("reduce_scatter", output.new_empty(0), *[p.shape for p in parts])
-            received = self._wire.swap([_out(part) for part in parts], [output.shape] * self._count, signature)
+            received = self.wire.swap([_out(part) for part in parts], [output.shape] * self._count, signature)
             output.detach().copy_(combine(received))
         return _done(outputs)
 
@@ -177,7 +177,7 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> Work:
         """outputs[r] becomes rank r's inputs[own rank]."""
         signature = self._signature("alltoall", inputs[0].new_empty(0))
-        _fill(outputs, self._wire.swap([_out(x) for x in inputs], [x.shape for x in outputs], signature))
+        _fill(outputs, self.wire.swap([_out(x) for x in inputs], [x.shape for x in outputs], signature))
         return _done(outputs)
 
     def all_to_all_single(
@@ -193,7 +193,7 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
     def barrier(self, opts: Any = None) -> Work:
         """Wait for all ranks."""
         nothing = torch.empty(0)
-        self._wire.gather(nothing, [(0,)] * self._count, self._signature("barrier", nothing))
+        self.wire.gather(nothing, [(0,)] * self._count, self._signature("barrier", nothing))
         return _done(nothing)
 
     def send(self, tensors: list[Tensor], dst: int, tag: int) -> Work:
@@ -206,12 +206,12 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
 
     def _reduce(self, x: Tensor, into: Tensor, opts: Any) -> None:
         op = ReduceOp.SUM if opts is None else opts.reduceOp.op
-        total = self._wire.reduce(_out(x), _combine(op), self._signature("all_reduce", x, op))
+        total = self.wire.reduce(_out(x), _combine(op), self._signature("all_reduce", x, op))
         into.detach().copy_(total)
 
     def _gather(self, parts: list[Tensor], x: Tensor) -> None:
         shapes = [part.shape for part in parts]
-        _fill(parts, self._wire.gather(_out(x), shapes, self._signature("all_gather", x.new_empty(0), *shapes)))
+        _fill(parts, self.wire.gather(_out(x), shapes, self._signature("all_gather", x.new_empty(0), *shapes)))
 
     def _signature(self, kind: str, x: Tensor, *details: Any) -> Signature:
         return signature_of(kind, "", x.dtype, x.shape, *details)
