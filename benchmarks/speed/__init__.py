@@ -1,1 +1,7 @@
-"""How fast: ratios of contenders that are measured in turns, in one run. `python -m benchmarks.speed`."""
+"""How fast, beside what others do: `python -m benchmarks.speed` writes docs/benchmarks.md.
+
+series.py           numbers of rounds: medians, spreads, ratios
+contenders.py       ways to run one model, each in processes of its own
+decode.py           prefill and decode, beside the limit
+collectives.py      all-reduce by size, beside gloo and MPICH (collectives_mpi.py is its ranks)
+"""

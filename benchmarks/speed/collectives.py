@@ -1,36 +1,35 @@
-"""All-reduce between processes of this machine, by size: ours beside gloo and MPICH, in turns.
-
-python -m benchmarks.speed.collectives [--ranks 2] [--rounds 5]      MPICH: pip install mpi4py mpich
-"""
+"""All-reduce between processes of this machine, by size: ours beside gloo and MPICH, in turns."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from benchmarks.speed.series import spread
 
 SIZES = (4, 1024, 4096, 16_384, 65_536, 2**18, 2**20, 2**22, 2**24, 2**26)
 _BATCH_S = 0.02
 _BATCHES = 5
 
 
-def main() -> int:
-    options = parse(sys.argv[1:])
+def measure(options: Namespace) -> dict[str, dict[int, list[float]]]:
+    """{contender: {bytes: seconds of an all-reduce, one for each round}}."""
+    from axisplit.runtime.pool import RankPool
+
     found: dict[str, dict[int, list[float]]] = {}
 
     def note(name: str, times: dict[int, float]) -> None:
         for size, seconds in times.items():
             found.setdefault(name, {}).setdefault(size, []).append(seconds)
-
-    from axisplit.runtime.pool import RankPool
 
     with RankPool(options.ranks, deadline_s=300.0) as pool:
         for number in range(options.rounds):
@@ -40,15 +39,7 @@ def main() -> int:
                 note("MPICH", on_mpi(options.ranks))
             print(f"\rround {number + 1} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    show(found)
-    return 0
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    return parser.parse_args(arguments)
+    return found
 
 
 def timed(call: Callable[[], Any], meet: Callable[[], Any], agreed: Callable[[int], int]) -> float:
@@ -112,8 +103,20 @@ def _gloo() -> Callable[[Any], Any]:
     return dist.all_reduce
 
 
+def _without_compiler() -> Callable[[Any], Any]:
+    from axisplit.runtime.groups import ProcessGroup
+    from axisplit.runtime.shared import connect
+
+    built, connect._native = connect._native, lambda: None
+    group = ProcessGroup(None)
+    group.barrier()  # connects
+    connect._native = built
+    return group.all_reduce_sum
+
+
 OURS = {
-    "axisplit": _shared_memory,
+    "axisplit, compiled": _shared_memory,
+    "axisplit, Python alone": _without_compiler,
     "axisplit as a backend of torch.distributed": _backend,
     "gloo": _gloo,
 }
@@ -137,15 +140,12 @@ def on_mpi(ranks: int) -> dict[int, float]:
     return {int(size): seconds for size, seconds in found.items()}
 
 
-def show(found: dict[str, dict[int, list[float]]]) -> None:
-    print(f"{'bytes':>10}" + "".join(f"{name:>28}" for name in found))
+def tables(found: dict[str, dict[int, list[float]]]) -> str:
+    """As markdown."""
+    lines = [f"| bytes | {' | '.join(found)} |", f"| --- |{' --- |' * len(found)}"]
     for size in SIZES:
-        cells = []
-        for times in found.values():
-            us = [1e6 * seconds for seconds in times[size]]
-            cells.append(f"{statistics.median(us):.1f} ({min(us):.1f} to {max(us):.1f}) µs")
-        print(f"{size:>10}" + "".join(f"{cell:>28}" for cell in cells))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        cells = [spread(times[size], 1e6, "µs") for times in found.values()]
+        lines.append(f"| {size:,} | {' | '.join(cells)} |")
+    if not mpi_is_here():
+        lines += ["", "MPICH was not there: `pip install mpi4py mpich`."]
+    return "\n".join(lines)

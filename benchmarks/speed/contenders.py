@@ -27,26 +27,30 @@ class Contender:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one prefill and of each decode step after it; `waited_s` of them in wait for other ranks."""
+    """Seconds of one prefill and of each decode step after it; `met_s` of the latter in meetings with other ranks."""
 
     prefill_s: float
     decode_s: tuple[float, ...]
-    waited_s: float
+    met_s: float
     tokens: tuple[int, ...]
 
 
 _model: nn.Module | None = None
-_waited = [0.0]
+_met = [0.0]
 
 
-def prepare(rank: int, world_size: int, name: str, checkpoint: Path) -> int:
-    """Build this rank's model; its parameters' bytes."""
+def prepare(rank: int, world_size: int, name: str, checkpoint: Path) -> str:
+    """Build this rank's model and try it; why it does not run, if so."""
     global _model
     contender = CONTENDERS[name]
     torch.set_num_threads(contender.threads)
-    _model = contender.build(rank, world_size, checkpoint)
-    _count_waits()
-    return sum(p.numel() * p.element_size() for p in _model.parameters())
+    try:
+        _model = contender.build(rank, world_size, checkpoint)
+        measure(rank, world_size, torch.ones(1, 4, dtype=torch.int64), 1)
+    except Exception as error:  # whatever another library raises is its result
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    _time_meetings()
+    return ""
 
 
 def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timing:
@@ -54,16 +58,19 @@ def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timin
     from axisplit.runtime.decode import generate
 
     assert _model is not None
-    _waited[0] = 0.0
     ticks = [time.perf_counter()]
-    tokens = generate(
-        _model, prompt, max_new_tokens=num_steps + 1, on_token=lambda _: ticks.append(time.perf_counter())
-    )
+
+    def tick(token: int) -> None:
+        if len(ticks) == 1:
+            _met[0] = 0.0  # of decoding alone
+        ticks.append(time.perf_counter())
+
+    tokens = generate(_model, prompt, max_new_tokens=num_steps + 1, on_token=tick)
     prefill, *steps = (after - before for before, after in pairwise(ticks))
-    return Timing(prefill, tuple(steps), _waited[0], tuple(tokens))
+    return Timing(prefill, tuple(steps), _met[0], tuple(tokens))
 
 
-def _count_waits() -> None:
+def _time_meetings() -> None:
     """Add up what ranks spend in meetings, most of it in wait for one that has not come yet."""
     from axisplit.runtime.shared.board import Board
 
@@ -75,7 +82,7 @@ def _timed(meet: Callable[..., None]) -> Callable[..., None]:
     def timed(*arguments: Any) -> None:
         begin = time.perf_counter()
         meet(*arguments)
-        _waited[0] += time.perf_counter() - begin
+        _met[0] += time.perf_counter() - begin
 
     return timed
 

@@ -1,89 +1,131 @@
-"""Prefill and decode of a Llama of 124 million parameters (or SmolLM2): every contender in turns, many rounds."""
+"""Prefill and decode: every way to run one causal language model in turns, many rounds, beside the limit.
+
+The limit is two half models side by side (half the heads, half of the inner size, half the vocabulary) that never
+communicate. Tokens are chosen greedily; every contender that holds the whole model must choose the same.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import sys
 import tempfile
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.coverage import machine
 from benchmarks.speed import contenders
+from benchmarks.speed.series import median, ratio, spread
+
+LIMIT = "two halves without communication"
+WITHOUT = "axisplit without communication"
+OURS = "axisplit, 2 ranks"
+
+Found = dict[str, dict[str, list[float]]]
+"""Contender -> what was timed -> seconds, one for each round."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=16, help="decode steps in each round")
-    parser.add_argument("--prompt", type=int, default=256, help="tokens")
-    parser.add_argument("--only", default="", help="contenders with this in their name, and the limit")
-    options = parser.parse_args()
+def measure(options: Namespace) -> dict[str, Any]:
+    """{model: {"prompt": tokens, "steps": per round, "found": Found}}."""
     from axisplit.runtime.pool import RankPool
 
-    prompt = torch.randint(0, 1000, (1, options.prompt), generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory(prefix="axisplit-bench-") as folder:
-        make_checkpoint(Path(folder), prompt)
-        chosen = [c for c in contenders.CONTENDERS.values() if options.only in c.name or "halves" in c.name]
-        pools = {c.name: RankPool(c.ranks, deadline_s=300.0) for c in chosen}
+    results = {}
+    for model, make in MODELS.items():
+        prompt = torch.randint(0, 1000, (1, options.prompt), generator=torch.Generator().manual_seed(0))
+        with tempfile.TemporaryDirectory(prefix="axisplit-bench-") as folder:
+            make(Path(folder), prompt)
+            pools = {name: RankPool(c.ranks, deadline_s=300.0) for name, c in contenders.CONTENDERS.items()}
+            for name, pool in list(pools.items()):
+                refused = pool.run("benchmarks.speed.contenders:prepare", name, Path(folder))[0]
+                if refused:
+                    print(f"{model}: {name}: {refused}", file=sys.stderr)
+                    pools.pop(name).close()
+            found = in_turns(pools, prompt, options)
+            for pool in pools.values():
+                pool.close()
+        results[model] = {"prompt": options.prompt, "steps": options.steps, "found": found}
+    return results
+
+
+def in_turns(pools: dict[str, Any], prompt: torch.Tensor, options: Namespace) -> Found:
+    """Rounds of one prefill and `options.steps` decode steps of each; the first round is for warmth."""
+    found: Found = {name: {"prefill": [], "decode": [], "meetings": []} for name in pools}
+    tokens = {}
+    for number in range(options.rounds + 1):
         for name, pool in pools.items():
-            pool.run("benchmarks.speed.contenders:prepare", name, Path(folder))
-        found: dict[str, list[list[contenders.Timing]]] = {name: [] for name in pools}
-        for number in range(options.rounds + 1):
-            for name, pool in pools.items():
-                timings = pool.run("benchmarks.speed.contenders:measure", prompt, options.steps)
-                if number:  # the first is for warmth
-                    found[name].append(timings)
-            print(f"\rround {number} of {options.rounds}", end="", file=sys.stderr, flush=True)
-        for pool in pools.values():
-            pool.close()
+            ranks = pool.run("benchmarks.speed.contenders:measure", prompt, options.steps)
+            tokens[name] = ranks[0].tokens
+            if number:
+                found[name]["prefill"].append(max(rank.prefill_s for rank in ranks))
+                found[name]["decode"].append(max(median(rank.decode_s) for rank in ranks))
+                found[name]["meetings"].append(min(rank.met_s for rank in ranks) / options.steps)
+        print(f"\rround {number} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    json.dump(machine.about(), sys.stdout, indent=1)
-    print()
-    show(found)
-    return 0
+    whole = {name: text for name, text in tokens.items() if name not in (LIMIT, WITHOUT)}
+    if len(set(whole.values())) > 1:
+        raise AssertionError(f"contenders choose different tokens: {whole}")
+    return found
 
 
-def make_checkpoint(folder: Path, prompt: torch.Tensor) -> None:
-    """Random weights and a plan, as a directory."""
+def tables(results: dict[str, Any]) -> str:
+    """As markdown."""
+    lines = []
+    for model, result in results.items():
+        found: Found = result["found"]
+        lines += [
+            (
+                f"**{model}**, prompt of {result['prompt']} tokens, {result['steps']} decode steps a round, "
+                f"{len(found[LIMIT]['decode'])} rounds; in brackets the least and the most."
+            ),
+            "",
+            "| | prefill | of the limit's speed | a decode step | of the limit's speed |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, times in found.items():
+            cells = [
+                cell
+                for what in ("prefill", "decode")
+                for cell in (spread(times[what], 1e3, "ms"), f"{ratio(times[what], found[LIMIT][what]):.1%}")
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        over = {what: 1 / ratio(found[WITHOUT][what], found[LIMIT][what]) - 1 for what in ("prefill", "decode")}
+        lines += [
+            "",
+            (
+                f"Lowering itself (axisplit without communication beside the halves): {over['prefill']:+.1%} in prefill, "
+                f"{over['decode']:+.1%} in decode. In meetings of a decode step, waiting for the other rank included: "
+                f"{spread(found[OURS]['meetings'], 1e3, 'ms')}."
+            ),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _llama(folder: Path, prompt: torch.Tensor) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
-
-    import axisplit
 
     config = LlamaConfig(
         vocab_size=32_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
         num_key_value_heads=4, tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
-    model.save_pretrained(folder)
-    axisplit.plan(model, {"input_ids": prompt, "use_cache": True, "logits_to_keep": 1}, ranks=2).save(
-        folder / "plan-2.json"
-    )
+    _save(LlamaForCausalLM(config), folder, prompt)
 
 
-def show(found: dict[str, list[list[contenders.Timing]]]) -> None:
-    limit = "two halves without communication"
-    rows = {}
-    for name, rounds in found.items():
-        prefill = [max(t.prefill_s for t in ranks) for ranks in rounds]
-        decode = [max(statistics.median(t.decode_s) for t in ranks) for ranks in rounds]
-        waited = [min(t.waited_s for t in ranks) for ranks in rounds]
-        rows[name] = (prefill, decode, waited)
-    for name, (prefill, decode, waited) in rows.items():
-        ratios = [
-            statistics.median(theirs / ours for theirs, ours in zip(rows[limit][k], (prefill, decode)[k], strict=True))
-            for k in (0, 1)
-        ]
-        print(
-            f"{name:34} prefill {1e3 * statistics.median(prefill):7.1f} ms ({ratios[0]:.3f} of the limit's speed)   "
-            f"decode {1e3 * statistics.median(decode):6.2f} ms ({ratios[1]:.3f})   "
-            f"waited {1e3 * statistics.median(waited):.2f} ms"
-        )
+def _smollm2(folder: Path, prompt: torch.Tensor) -> None:
+    from axisplit.models import resolve_model
+
+    _save(resolve_model("smollm2").load(), folder, prompt)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _save(model: torch.nn.Module, folder: Path, prompt: torch.Tensor) -> None:
+    """As a directory with a plan for 2 ranks."""
+    import axisplit
+
+    model.eval().save_pretrained(folder)  # type: ignore[operator]
+    inputs = {"input_ids": prompt, "use_cache": True, "logits_to_keep": 1}
+    axisplit.plan(model, inputs, ranks=2).save(folder / "plan-2.json")
+
+
+MODELS: dict[str, Callable[[Path, torch.Tensor], None]] = {"Llama 124M, float32": _llama, "SmolLM2 135M": _smollm2}
