@@ -19,6 +19,7 @@ def test_the_public_names() -> None:
         "load",
         "parallelize",
         "plan",
+        "register_backend",
         "register_rule",
         "verify",
     ]

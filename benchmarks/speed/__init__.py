@@ -4,4 +4,5 @@ series.py           numbers of rounds: medians, spreads, ratios
 contenders.py       ways to run one model, each in processes of its own
 decode.py           prefill and decode, beside the limit
 collectives.py      all-reduce by size, beside gloo and MPICH (collectives_mpi.py is its ranks)
+    planning.py         CPU and memory of `plan` by layers and ranks; how long commands take
 """

@@ -1,6 +1,6 @@
 """How fast: ratios of contenders that are measured in turns, in one run.
 
-python -m benchmarks.speed [PART,…] [--rounds N] [--out DIR]      parts: collectives, decode
+python -m benchmarks.speed [PART,…] [--rounds N] [--out DIR]      parts: collectives, decode, planning
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 PARTS = {
     "collectives": "Collectives between processes of one machine",
     "decode": "Prefill and decode",
+    "planning": "Planning, and starting",
 }
 
 

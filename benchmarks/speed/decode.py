@@ -93,9 +93,9 @@ def tables(results: dict[str, Any]) -> str:
         lines += [
             "",
             (
-                f"Lowering itself (axisplit without communication beside the halves): {over['prefill']:+.1%} in prefill, "
-                f"{over['decode']:+.1%} in decode. In meetings of a decode step, waiting for the other rank included: "
-                f"{spread(found[OURS]['meetings'], 1e3, 'ms')}."
+                f"Lowering itself (axisplit without communication beside the halves): {over['prefill']:+.1%} in "
+                f"prefill, {over['decode']:+.1%} in decode. In meetings of a decode step, waiting for the other rank "
+                f"included: {spread(found[OURS]['meetings'], 1e3, 'ms')}."
             ),
             "",
         ]

@@ -7,6 +7,7 @@ model = axisplit.parallelize(model, plan)          # under torchrun or `axisplit
 model = axisplit.load("checkpoint_dir", plan)      # the same without ever holding the whole model
 axisplit.clip_grad_norm_(model, 1.0)               # in training: the norm of the whole model's gradients
 whole = axisplit.gather_state_dict(model)          # the whole model's state dict, on rank 0
+axisplit.register_backend()                        # shared memory for torch.distributed: init_process_group("axisplit")
 axisplit.register_rule("mylib::linear", "... i, o i -> ... o")   # how an op of your own splits
 print(axisplit.compare("gelu(X @ W1) @ W2", {"X": (2, 4), "W1": (4, 4), "W2": (4, 4)}))   # every way, judged
 print(axisplit.fit(params=7e9, ranks=8, memory=80e9))             # what fits, and under which parallelism

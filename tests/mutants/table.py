@@ -650,6 +650,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("runtime/shared/board.py", "turns[rank] != self._turn]", "turns[rank] != 0]", SHARED),
         Mutant("runtime/shared/board.py", "if gone or waited > self._timeout_s:", "if gone:", SHARED),
         Mutant("runtime/shared/board.py", "if rank in late]:", "if False]:", SHARED),
+        Mutant("runtime/shared/board.py", "self._left = error", "pass", SHARED),
         Mutant("runtime/shared/segment.py", "return True\n", "return False\n", SHARED),
         Mutant("runtime/shared/segment.py", "self._path.unlink(missing_ok=True)", "pass", SHARED),
         Mutant("runtime/shared/segment.py", "sem_unlink(self._bell_name(rank, which))", "pass", SHARED),

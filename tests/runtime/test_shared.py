@@ -155,6 +155,8 @@ def is_late(rank: int, world_size: int, compiled: bool) -> tuple[str, list[str]]
     try:
         wire.gather(torch.ones(1), [(1,)] * world_size, signature_of("gather", "m/mlp"))
     except CollectiveError as error:
+        with pytest.raises(CollectiveError, match=r"(?s)left unfinished.*got: rank 2 is late"):
+            wire.gather(torch.ones(1), [(1,)] * world_size, signature_of("gather", "m/next"))
         return str(error), said
     return "no error", said
 

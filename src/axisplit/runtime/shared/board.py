@@ -88,6 +88,8 @@ class Board:
         self.side = 0
         """Of the next meeting."""
         self._turn = 1  # the memory begins with 0: nobody waits
+        self._left: BaseException | None = None
+        """What broke off a meeting: nobody can say any more which one comes next."""
         view, head = memoryview(segment.memory), _head_bytes(size)
         digests, turns = size * DIGEST_BYTES, size * _TURN.size
         self._all_digests = [view[s * head : s * head + digests] for s in (0, 1)]
@@ -141,6 +143,8 @@ class Board:
         return True
 
     def _meet_by_bells(self, signature: Signature) -> None:
+        if self._left is not None:
+            raise self._unfinished(signature)
         side = self.side
         self._own_digest[side][:] = signature.digest
         for ring in self._bells[side]:
@@ -155,6 +159,8 @@ class Board:
             self.compare(signature)
 
     def _meet_by_flags(self, signature: Signature, address: int, num_bytes: int) -> None:
+        if self._left is not None:
+            raise self._unfinished(signature)
         native, flags, side = self._native, self._flags, self.side
         assert native is not None
         found = native.meet(flags, signature.digest, address, num_bytes)
@@ -203,6 +209,13 @@ class Board:
 
     def _sleep(self, came: Callable[[], bool], signature: Signature) -> None:
         """Until `came`, which sleeps for a moment at most, says so."""
+        try:
+            self._look_up(came, signature)
+        except BaseException as error:  # Ctrl-C too
+            self._left = error
+            raise
+
+    def _look_up(self, came: Callable[[], bool], signature: Signature) -> None:
         begin = time.perf_counter()
         _TURN.pack_into(self._turns, self.rank * _TURN.size, self._turn)  # those who wait, too, are not late
         warned = False
@@ -225,6 +238,15 @@ class Board:
         """Ranks that do not wait at this meeting."""
         turns = [turn for (turn,) in _TURN.iter_unpack(self._turns)]
         return [rank for rank in range(self.size) if rank != self.rank and turns[rank] != self._turn]
+
+    def _unfinished(self, signature: Signature) -> CollectiveError:
+        return CollectiveError(
+            "an earlier collective of these ranks was left unfinished",
+            where=signature.site or None,
+            got=str(self._left).splitlines()[0] if str(self._left) else repr(self._left),
+            needed="a group in which all ranks are alive",
+            do="end the ranks and start them anew",
+        )
 
     def _missing(self, how: str, ranks: list[int], waited: float, signature: Signature) -> CollectiveError:
         return CollectiveError(
