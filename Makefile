@@ -5,6 +5,7 @@
 # make mutants   are the tests able to fail?
 # make site   the documentation as a site, in build/site
 # make coverage  every transformers architecture through plan, verify and gradients: hours of CPU, resumed where it stopped
+# make bench   how fast, beside what others do; on a machine that does nothing else
 # make clean  removes .venv and caches
 
 VENV := .venv
@@ -20,9 +21,10 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python;
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PYTEST_ARGS ?=
 COVERAGE_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint chromium mutants site coverage clean
+.PHONY: demo test lint chromium mutants site coverage bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/axisplit demo
@@ -52,6 +54,10 @@ site: $(VENV)/.test
 
 coverage: $(VENV)/.test
 	$(BIN)/axisplit bench coverage --out docs $(COVERAGE_ARGS)
+
+bench: $(VENV)/.test
+	$(PIP) mpi4py mpich
+	$(BIN)/axisplit bench speed --out docs $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

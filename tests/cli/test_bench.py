@@ -14,8 +14,12 @@ def test_arguments_and_exit_code_pass_through(axisplit_main, monkeypatch):
     ran: list[object] = []
     monkeypatch.setattr(bench.subprocess, "run", run)
     assert axisplit_main("bench", "coverage", "--ranks", "2,3", "--help").code == 3
+    assert axisplit_main("bench", "speed", "decode", "--rounds", "3").code == 3
     checkout = str(Path(__file__).parents[2])
-    assert ran == [(["-m", "benchmarks.coverage", "--ranks", "2,3", "--help"], checkout)]
+    assert ran == [
+        (["-m", "benchmarks.coverage", "--ranks", "2,3", "--help"], checkout),
+        (["-m", "benchmarks.speed", "decode", "--rounds", "3"], checkout),
+    ]
 
 
 def test_without_a_checkout(axisplit_main, monkeypatch, tmp_path):

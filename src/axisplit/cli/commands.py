@@ -306,9 +306,10 @@ bench = typer.Typer(help="Measurements; they need a checkout of the repository."
 app.add_typer(bench, name="bench")
 
 
-@bench.command(
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True, "help_option_names": []}
-)
+_PASSED_ON = {"allow_interspersed_args": False, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@bench.command(context_settings=_PASSED_ON)
 def coverage(
     args: Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="--help lists them.")] = None,
 ) -> None:
@@ -316,6 +317,16 @@ def coverage(
     from axisplit.cli.bench import run_benchmark
 
     raise typer.Exit(run_benchmark("coverage", args or ()))
+
+
+@bench.command(context_settings=_PASSED_ON)
+def speed(
+    args: Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="--help lists them.")] = None,
+) -> None:
+    """Collectives, prefill, decode and planning, in turns with what others do."""
+    from axisplit.cli.bench import run_benchmark
+
+    raise typer.Exit(run_benchmark("speed", args or ()))
 
 
 def _note(text: str = "") -> None:
