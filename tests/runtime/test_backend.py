@@ -27,6 +27,8 @@ def everything(group: dist.ProcessGroup) -> dict[str, Any]:
         y = x.clone()
         dist.all_reduce(y, op, group=group)
         found[f"all_reduce {op}"] = y
+    dist.all_reduce(y := torch.arange(300_000.0) + rank, group=group)
+    found["all_reduce in chunks"] = y
     transposed = x.float().t()
     dist.all_reduce(transposed, group=group)
     found["all_reduce of a view"] = transposed

@@ -17,8 +17,8 @@ Gradients do not pass through a group: collectives.py adds them.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,7 @@ from axisplit.runtime.wire import Combine, Wire
 
 __all__ = ["FakeGroup", "Group", "ProcessGroup", "SingleGroup"]
 
+T = TypeVar("T")
 Way = Wire | SharedWire | SpanningWire
 
 
@@ -180,28 +181,32 @@ class ProcessGroup:
             self._way = self.group.wire
 
     def all_reduce_sum(self, x: Tensor, site: str = "") -> Tensor:
-        return self._reduce("all_reduce_sum", site, x, sum_in_rank_order, dist.ReduceOp.SUM)
+        return self._run("all_reduce_sum", site, x, (x.shape,), self._sum)
 
     def all_reduce_max(self, x: Tensor, site: str = "") -> Tensor:
-        return self._reduce("all_reduce_max", site, x, max_over_ranks, dist.ReduceOp.MAX)
+        return self._run("all_reduce_max", site, x, (x.shape,), self._max)
 
     def all_gather(self, x: Tensor, shapes: Sequence[Sequence[int]], site: str = "") -> list[Tensor]:
-        x, wire, signature = self._enter("all_gather", site, x, *map(tuple, shapes))
-        with self._named("all_gather", site, x):
-            return [part.clone() for part in wire.gather(x, shapes, signature)]
+        def gather(x: Tensor, way: Way, signature: Signature) -> list[Tensor]:
+            return [part.clone() for part in way.gather(x, shapes, signature)]
+
+        return self._run("all_gather", site, x, tuple(map(tuple, shapes)), gather)
 
     def all_to_all(
         self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], site: str = "", sides: object = None
     ) -> list[Tensor]:
         given = [part.detach().contiguous() for part in parts]
-        x, wire, signature = self._enter("all_to_all", site, given[self.rank], str(sides))
-        with self._named("all_to_all", site, x):
-            return [part.clone() for part in wire.swap(given, shapes, signature)]
+
+        def swap(x: Tensor, way: Way, signature: Signature) -> list[Tensor]:
+            return [part.clone() for part in way.swap(given, shapes, signature)]
+
+        return self._run("all_to_all", site, given[self.rank], (str(sides),), swap)
 
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
-        x, wire, signature = self._enter("broadcast", site, x, x.shape, f"from {src}")
-        with self._named("broadcast", site, x):
-            return wire.broadcast(x, src, signature)
+        def broadcast(x: Tensor, way: Way, signature: Signature) -> Tensor:
+            return way.broadcast(x, src, signature)
+
+        return self._run("broadcast", site, x, (x.shape, f"from {src}"), broadcast)
 
     def broadcast_object(self, value: Any, src: int = 0, site: str = "") -> Any:
         data = json.dumps(value).encode() if self.rank == src else b""
@@ -210,28 +215,50 @@ class ProcessGroup:
         return json.loads(bytes(self.broadcast(payload.to(self._device), src, site).tolist()))
 
     def barrier(self) -> None:
-        x, wire, signature = self._enter("barrier", "", torch.empty(0, device=self._device))
-        with self._named("barrier", "", x):
-            wire.gather(x, [(0,)] * self.size, signature)
+        def meet(x: Tensor, way: Way, signature: Signature) -> None:
+            way.gather(x, [(0,)] * self.size, signature)
 
-    def _reduce(self, kind: str, site: str, x: Tensor, combine: Combine, op: dist.ReduceOp.RedOpType) -> Tensor:
-        x, wire, signature = self._enter(kind, site, x, x.shape)
-        with self._named(kind, site, x):
-            if x.device.type == "cpu" or x.dtype in (torch.float16, torch.bfloat16):
-                return wire.reduce(x, combine, signature)
-            result = x.clone(memory_format=torch.contiguous_format)
-            dist.all_reduce(result, op=op, group=self.group)
-            return result
+        self._run("barrier", "", torch.empty(0, device=self._device), (), meet)
 
-    def _enter(self, kind: str, site: str, x: Tensor, *shared: Hashable) -> tuple[Tensor, Way, Signature]:
-        """What goes out, by which way, and under which signature; `shared`: what all ranks agree on."""
-        x = x.detach().contiguous()
+    def _sum(self, x: Tensor, way: Way, signature: Signature) -> Tensor:
+        return self._reduce(x, way, signature, sum_in_rank_order, dist.ReduceOp.SUM)
+
+    def _max(self, x: Tensor, way: Way, signature: Signature) -> Tensor:
+        return self._reduce(x, way, signature, max_over_ranks, dist.ReduceOp.MAX)
+
+    def _reduce(
+        self, x: Tensor, way: Way, signature: Signature, combine: Combine, op: dist.ReduceOp.RedOpType
+    ) -> Tensor:
+        if x.is_cpu or x.dtype in (torch.float16, torch.bfloat16):
+            return way.reduce(x, combine, signature)
+        result = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result, op=op, group=self.group)
+        return result
+
+    def _run(
+        self,
+        kind: str,
+        site: str,
+        x: Tensor,
+        shared: tuple[Hashable, ...],
+        call: Callable[[Tensor, Way, Signature], T],
+    ) -> T:
+        """`shared`: what all ranks agree on, beside kind, site and dtype."""
+        given = (x.detach() if x.requires_grad else x).contiguous()
         signature = signature_of(kind, site, x.dtype, *shared)
-        wire = self._sockets if x.device.type != "cpu" else self._way or self._connected()
-        if self._check:
-            with self._named(kind, site, x):
-                wire.compare(signature)
-        return x, wire, signature
+        try:
+            way = self._sockets if not x.is_cpu else self._way or self._connected()
+            if self._check:
+                way.compare(signature)
+            return call(given, way, signature)
+        except RuntimeError as error:
+            raise CollectiveError(
+                f"{kind} failed on rank {self.rank} of {self.size}",
+                where=site or None,
+                got=f"{str(error).splitlines()[0]}\nwith {x.dtype} {list(x.shape)} on this rank",
+                needed="every rank alive and in the same collective, with the same dtype and shape",
+                do="look at the other ranks' errors first; ProcessGroup(..., check=True) compares signatures",
+            ) from error
 
     def _connected(self) -> Way:
         def tell(message: bytes) -> list[bytes]:
@@ -244,34 +271,8 @@ class ProcessGroup:
             group = dist.new_group(members, backend="gloo", use_local_synchronization=True)
             return Wire(group, ranks.index(self.rank), len(ranks), torch.device("cpu"))
 
-        with self._named("connect", "", torch.empty(0)):
-            self._way = connect(self.rank, self._sockets, tell, among, _timeout_of(self.group, self._device))
+        self._way = connect(self.rank, self._sockets, tell, among, _timeout_of(self.group, self._device))
         return self._way
-
-    def _named(self, kind: str, site: str, x: Tensor) -> _Named:
-        return _Named(self, kind, site, x)
-
-
-class _Named:
-    """Turns what a backend raises into an error that says which collective of which rank it was."""
-
-    __slots__ = ("_group", "_kind", "_site", "_x")
-
-    def __init__(self, group: ProcessGroup, kind: str, site: str, x: Tensor) -> None:
-        self._group, self._kind, self._site, self._x = group, kind, site, x
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError):
-            raise CollectiveError(
-                f"{self._kind} failed on rank {self._group.rank} of {self._group.size}",
-                where=self._site or None,
-                got=f"{str(error).splitlines()[0]}\nwith {self._x.dtype} {list(self._x.shape)} on this rank",
-                needed="every rank alive and in the same collective, with the same dtype and shape",
-                do="look at the other ranks' errors first; ProcessGroup(..., check=True) compares signatures",
-            ) from error
 
 
 def _timeout_of(group: dist.ProcessGroup, device: torch.device) -> float:

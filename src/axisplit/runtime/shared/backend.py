@@ -206,8 +206,11 @@ class SharedMemoryGroup(_Base):  # type: ignore[misc]
 
     def _reduce(self, x: Tensor, into: Tensor, opts: Any) -> None:
         op = ReduceOp.SUM if opts is None else opts.reduceOp.op
-        total = self.wire.reduce(_out(x), _combine(op), self._signature("all_reduce", x, op))
-        into.detach().copy_(total)
+        given, result = _out(x), into.detach()
+        in_place = x is into and x.is_contiguous()
+        total = self.wire.reduce(given, _combine(op), self._signature("all_reduce", x, op), in_place=in_place)
+        if not in_place:
+            result.copy_(total)
 
     def _gather(self, parts: list[Tensor], x: Tensor) -> None:
         shapes = [part.shape for part in parts]

@@ -131,15 +131,16 @@ class Board:
             view.copy_(x)
             self._meet_by_bells(signature)
 
-    def sum(self, x: Tensor, out: Tensor) -> bool:
-        """The sum in rank order of what all wrote at the last meeting, alike in size; x is what this rank wrote.
+    def sum(self, x: Tensor | None, out: Tensor) -> bool:
+        """The sum in rank order of what all wrote at the last meeting, alike in size and dtype to `out`; x is what this
+        rank wrote, if it is not written over.
 
         Returns: False, with `out` as it was, where only Python can add such numbers.
         """
-        code = _NATIVE_DTYPES.get(x.dtype)
+        code = _NATIVE_DTYPES.get(out.dtype)
         if self._native is None or code is None or self.size == 1:
             return False
-        self._native.sum(self._flags, x.data_ptr(), out.data_ptr(), x.numel(), code)
+        self._native.sum(self._flags, 0 if x is None else x.data_ptr(), out.data_ptr(), out.numel(), code)
         return True
 
     def _meet_by_bells(self, signature: Signature) -> None:

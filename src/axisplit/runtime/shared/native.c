@@ -143,7 +143,7 @@ static PyObject *sleep_flag(PyObject *module, PyObject *const *given, Py_ssize_t
     } while (0)
 
 static const void *part(const Board *board, Py_ssize_t rank, const void *own) {
-    return rank == board->rank ? own : slot(board, rank);
+    return own && rank == board->rank ? own : slot(board, rank);
 }
 
 static float widened(uint16_t bits) {
@@ -171,7 +171,8 @@ static void sum_bfloat16(const Board *board, const void *own, uint16_t *out, siz
     }
 }
 
-/* sum(board, own, out, count, dtype): of what all wrote for this meeting, in rank order, into out; own is what this rank wrote */
+/* sum(board, own, out, count, dtype): of what all wrote for this meeting, in rank order, into out; own is what this rank
+ * wrote, or 0 */
 static PyObject *sum(PyObject *module, PyObject *const *given, Py_ssize_t num) {
     Board *board = board_of(given[0]);
     if (!board || num != 5) return NULL;

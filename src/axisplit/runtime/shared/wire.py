@@ -53,17 +53,17 @@ class SharedWire:
         board.post(x, views[board.rank], signature)
         return views
 
-    def reduce(self, x: Tensor, combine: Combine, signature: Signature) -> Tensor:
-        """One tensor of all ranks' x, which have one shape and dtype: a new one."""
+    def reduce(self, x: Tensor, combine: Combine, signature: Signature, *, in_place: bool = False) -> Tensor:
+        """One tensor of all ranks' x, which have one shape and dtype: a new one, or x itself."""
         key = (signature, 0)
         lane = self._lanes.get(key) or self._lane(x, [x.shape] * self._board.size, key)
         if lane is None:
-            return self._reduce_in_chunks(x, combine, signature)
+            return self._reduce_in_chunks(x, combine, signature, in_place)
         board = self._board
         views = lane[board.side]
         board.post(x, views[board.rank], signature)
-        result = torch.empty_like(x)
-        if combine is not sum_in_rank_order or not board.sum(x, result):
+        result = x if in_place else torch.empty_like(x)
+        if combine is not sum_in_rank_order or not board.sum(None if in_place else x, result):
             combine(views, out=result)
         return result
 
@@ -136,9 +136,9 @@ class SharedWire:
         wholes[board.rank] = flat
         return [whole.view(tuple(shape)) for whole, shape in zip(wholes, shapes, strict=True)]
 
-    def _reduce_in_chunks(self, x: Tensor, combine: Combine, signature: Signature) -> Tensor:
+    def _reduce_in_chunks(self, x: Tensor, combine: Combine, signature: Signature, in_place: bool) -> Tensor:
         board, flat = self._board, x.reshape(-1)
-        result = torch.empty_like(flat)
+        result = flat if in_place else torch.empty_like(flat)
         step = board.slot_bytes // x.element_size()
         typed = [[slot.view(x.dtype) for slot in board.slots(side)] for side in (0, 1)]
         for begin in range(0, flat.numel(), step):
@@ -146,8 +146,9 @@ class SharedWire:
             size = chunk.numel()
             board.post(chunk, views[board.rank][:size], signature)
             total = result[begin : begin + size]
-            if combine is not sum_in_rank_order or not board.sum(chunk, total):
-                combine([chunk if r == board.rank else view[:size] for r, view in enumerate(views)], out=total)
+            own = views[board.rank][:size] if in_place else chunk  # as long as the total is not written over it
+            if combine is not sum_in_rank_order or not board.sum(None if in_place else chunk, total):
+                combine([own if r == board.rank else view[:size] for r, view in enumerate(views)], out=total)
         return result.view(x.shape)
 
 
