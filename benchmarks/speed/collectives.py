@@ -49,6 +49,8 @@ def timed(call: Callable[[], Any], meet: Callable[[], Any], agreed: Callable[[in
         call()
     count = agreed(max(3, int(_BATCH_S / ((time.perf_counter() - begin) / 3))))
     batches = []
+    for _ in range(count):
+        call()  # for warmth
     for _ in range(_BATCHES):
         meet()
         begin = time.perf_counter()
