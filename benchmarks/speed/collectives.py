@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.series import spread
+from benchmarks.speed.series import rotated, spread
 
 SIZES = (4, 1024, 4096, 16_384, 65_536, 2**18, 2**20, 2**22, 2**24, 2**26)
 _BATCH_S = 0.02
@@ -33,7 +33,7 @@ def measure(options: Namespace) -> dict[str, dict[int, list[float]]]:
 
     with RankPool(options.ranks, deadline_s=300.0) as pool:
         for number in range(options.rounds):
-            for name in OURS:
+            for name in rotated(list(OURS), number):
                 note(name, pool.run("benchmarks.speed.collectives:on_rank", name)[0])
             if mpi_is_here():
                 note("MPICH", on_mpi(options.ranks))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed import contenders
-from benchmarks.speed.series import median, ratio, spread
+from benchmarks.speed.series import median, ratio, rotated, spread
 
 LIMIT = "two halves without communication"
 WITHOUT = "axisplit without communication"
@@ -49,11 +49,13 @@ def measure(options: Namespace) -> dict[str, Any]:
 
 
 def in_turns(pools: dict[str, Any], prompt: torch.Tensor, options: Namespace) -> Found:
-    """Rounds of one prefill and `options.steps` decode steps of each; the first round is for warmth."""
+    """Rounds of one prefill and `options.steps` decode steps of each, beginning with another contender each time; the
+    first round is for warmth.
+    """
     found: Found = {name: {"prefill": [], "decode": [], "meetings": []} for name in pools}
     tokens = {}
     for number in range(options.rounds + 1):
-        for name, pool in pools.items():
+        for name, pool in rotated(list(pools.items()), number):
             ranks = pool.run("benchmarks.speed.contenders:measure", prompt, options.steps)
             tokens[name] = ranks[0].tokens
             if number:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import TypeVar
 
-__all__ = ["median", "ratio", "spread"]
+__all__ = ["median", "ratio", "rotated", "spread"]
+
+T = TypeVar("T")
 
 
 def median(samples: Sequence[float]) -> float:
@@ -15,6 +18,12 @@ def median(samples: Sequence[float]) -> float:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """How many times as fast as `theirs`: the median of the rounds' ratios of times."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def rotated(contenders: list[T], number: int) -> list[T]:
+    """The order of a round: nobody always runs behind the same other."""
+    first = number % len(contenders)
+    return contenders[first:] + contenders[:first]
 
 
 def spread(samples: Sequence[float], scale: float, unit: str) -> str:
