@@ -1,6 +1,6 @@
 """How fast: ratios of contenders that are measured in turns, in one run.
 
-python -m benchmarks.speed [PART,…] [--rounds N] [--out DIR]      parts: collectives, decode, planning
+python -m benchmarks.speed [PART,…] [--rounds N] [--out DIR]      parts: collectives, decode, loading, planning
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 PARTS = {
     "collectives": "Collectives between processes of one machine",
     "decode": "Prefill and decode",
+    "loading": "Loading",
     "planning": "Planning, and starting",
 }
 
@@ -49,6 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--ranks", type=int, default=2, metavar="N", help="of the collectives; 2")
     add("--steps", type=int, default=16, metavar="N", help="decode steps in each round; 16")
     add("--prompt", type=int, default=256, metavar="N", help="tokens; 256")
+    add("--checkpoint-gb", type=float, default=4.0, metavar="GB", help="to load; 4")
     add("--out", type=Path, metavar="DIR", help="write benchmarks.md and benchmarks.json there")
     return parser.parse_args(arguments)
 

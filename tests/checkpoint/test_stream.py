@@ -1,6 +1,7 @@
 """Slices equal torch's, and cost no more bytes than they should."""
 
 import math
+import os
 from itertools import product
 
 import pytest
@@ -65,7 +66,7 @@ def test_slices_equal_torch_and_bytes_are_bounded(folder, case):
         read_into(self, offset, out)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "PAGE_BYTES", 24)
+        patch.setattr(stream, "GAP_BYTES", 24)
         patch.setattr(stream, "PIECE_BYTES", 64)
         patch.setattr(stream._BoxReader, "_read_into", counted)
         read = open_checkpoint(folder).read_slice("w", ranges)
@@ -78,14 +79,25 @@ def test_slices_equal_torch_and_bytes_are_bounded(folder, case):
 def test_columns_of_wide_rows_are_read_run_by_run(tmp_path, monkeypatch):
     weight = torch.randn(64, 8192)
     save_file({"w": weight}, tmp_path / "model.safetensors")
-    counts = []
-    read_into = stream._BoxReader._read_into
-    monkeypatch.setattr(
-        stream._BoxReader, "_read_into", lambda *args: (counts.append(args[2].nbytes), read_into(*args))[1]
-    )
+    counts, preadv = [], os.preadv
+
+    def counted(file, buffers, offset):
+        counts.append(sum(buffer.nbytes for buffer in buffers))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
     read = open_checkpoint(tmp_path).read_slice("w", (None, ((1024, 2048), (4096, 5120))))
     assert torch.equal(read, torch.cat([weight[:, 1024:2048], weight[:, 4096:5120]], 1))
+    assert counts == [4 * 1024] * 128
     assert sum(counts) == read.nbytes
+
+
+def test_a_read_that_gives_less_than_asked_for_is_gone_on_with(tmp_path, monkeypatch):
+    weight = torch.randn(8, 16384)
+    save_file({"w": weight}, tmp_path / "model.safetensors")
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, offset: preadv(file, [buffers[0][:5]], offset))
+    assert torch.equal(open_checkpoint(tmp_path).read_slice("w", (None, ((1, 9),))), weight[:, 1:9])
 
 
 @pytest.mark.parametrize("ranges", [(None,), (((0, 3),), None), (((1, 0),), None), (((-1, 1),), None)])

@@ -1,10 +1,10 @@
 """Read any slice of any tensor of a checkpoint, without the rest of it.
 
 A slice is given per dim as half-open index ranges; what comes back is their concatenation along each dim. The ranges'
-product is a list of boxes; a box is read in runs of bytes. Two runs less than a page apart are read together with
-the gap between them (the disk delivers whole pages anyway), others apart.
+product is a list of boxes; a box is read in runs of bytes. Two runs less than `GAP_BYTES` apart are read together with
+the gap between them (that takes no longer than another call, and disks read ahead), others apart.
 
-Invariants: bytes read <= bytes of the slice + `PAGE_BYTES` per run; memory <= the slice + `PIECE_BYTES`.
+Invariants: bytes read <= bytes of the slice + `GAP_BYTES` per run; memory <= the slice + `PIECE_BYTES`.
 
 Worked example: columns 2:4 of an F32 [3, 4] tensor are runs of 8 bytes at 8, 24 and 40 (gaps of 8 bytes): one read of
 [8, 48), then a strided copy of 24 bytes. Rows 1:3 are one run, read straight into the result.
@@ -28,7 +28,7 @@ from axisplit.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-PAGE_BYTES = 4096
+GAP_BYTES = 16 * 2**10
 PIECE_BYTES = 4 * 2**20
 
 Ranges = tuple[tuple[int, int], ...]
@@ -121,17 +121,23 @@ class _BoxReader:
         span, gap = _span_and_gap(sizes, self._strides)
         if gap == 0 and out.is_contiguous():
             self._read_into(offset, out)
-        elif span * itemsize <= PIECE_BYTES and gap * itemsize < PAGE_BYTES:
+        elif span * itemsize <= PIECE_BYTES and gap * itemsize < GAP_BYTES:
             piece = self._piece_of(span * itemsize)
             self._read_into(offset, piece)
             out.copy_(piece.view(out.dtype).as_strided(sizes, self._strides))
+        elif gap * itemsize >= GAP_BYTES and self._is_rows(sizes, out):
+            self._read_rows(offset, _outermost(sizes), out)
         else:
-            dim = next(dim for dim, size in enumerate(sizes) if size > 1)
-            half = sizes[dim] // 2
+            dim, half = _outermost(sizes), sizes[_outermost(sizes)] // 2
             for at, size in ((0, half), (half, sizes[dim] - half)):
                 part_starts = (*starts[:dim], starts[dim] + at, *starts[dim + 1 :])
                 part_sizes = (*sizes[:dim], size, *sizes[dim + 1 :])
                 self.read(part_starts, part_sizes, out.narrow(dim, at, size))
+
+    def _is_rows(self, sizes: tuple[int, ...], out: torch.Tensor) -> bool:
+        """Whether an index of the outermost dim is a single run, here as there."""
+        dim = _outermost(sizes)
+        return _span_and_gap(sizes[dim + 1 :], self._strides[dim + 1 :])[1] == 0 and out.select(dim, 0).is_contiguous()
 
     def _piece_of(self, num_bytes: int) -> torch.Tensor:
         import torch
@@ -139,6 +145,14 @@ class _BoxReader:
         if self._piece is None:
             self._piece = torch.empty(min(PIECE_BYTES, self._entry.end - self._entry.start), dtype=torch.uint8)
         return self._piece[:num_bytes]
+
+    def _read_rows(self, offset: int, dim: int, out: torch.Tensor) -> None:
+        """Runs at equal distances, each into one index of `dim`, in front of which all sizes are 1."""
+        step, file = self._strides[dim] * self._entry.itemsize, self._handle.fileno()
+        rows = out.view(_bits(out.dtype)).numpy().reshape(out.shape[dim:])  # a view: dims of size 1 go
+        for index, row in enumerate(rows):
+            if os.preadv(file, [row], offset + index * step) != row.nbytes:
+                self._read_into(offset + index * step, out.select(dim, index))
 
     def _read_into(self, offset: int, out: torch.Tensor) -> None:
         """Fill the contiguous tensor `out` with the bytes of the file from `offset`."""
@@ -172,6 +186,18 @@ def _span_and_gap(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int
             gap = stride - span
             span += (size - 1) * stride
     return span, gap
+
+
+def _outermost(sizes: tuple[int, ...]) -> int:
+    """The first dim with more than one index."""
+    return next(dim for dim, size in enumerate(sizes) if size > 1)
+
+
+def _bits(dtype: torch.dtype) -> torch.dtype:
+    """An integer type of the same size, for what numpy does not know."""
+    import torch
+
+    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(dtype.itemsize, dtype)
 
 
 def _checked_ranges(name: str, shape: tuple[int, ...], ranges_per_dim: RangesPerDim) -> list[Ranges]:
