@@ -656,6 +656,7 @@ MUTANTS: dict[str, list[Mutant]] = {
             SHARED,
         ),
         Mutant("runtime/shared/board.py", "if found and self._all_digests[side] !=", "if found and b'' ==", SHARED),
+        Mutant("runtime/shared/board.py", 'if allowed != "max":', "if False:", SHARED),
         Mutant("runtime/shared/board.py", "if found & _RING:", "if False:", SHARED),
         Mutant("runtime/shared/board.py", "if found & _ABSENT:", "if False:", SHARED),
         Mutant("runtime/shared/board.py", "for _ in range(self.size - 1):", "for _ in range(1):", SHARED),

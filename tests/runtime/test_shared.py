@@ -261,3 +261,15 @@ def test_ranks_of_several_machines(machines: list[int], compiled: bool) -> None:
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("250000 100000", 3), ("1600000 100000", 8)])
+def test_cores_are_those_of_the_affinity_and_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(board, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert board.num_cores() == cores
+    monkeypatch.setattr(board, "_QUOTA", tmp_path / "none")
+    assert board.num_cores() == 8

@@ -21,6 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -30,7 +31,7 @@ from axisplit.errors import CollectiveError
 from axisplit.runtime.shared.segment import Segment
 from axisplit.runtime.signature import DIGEST_BYTES, TEXT_BYTES, Signature, disagreement, signature_of
 
-__all__ = ["Board", "board_bytes"]
+__all__ = ["Board", "board_bytes", "num_cores"]
 
 _log = logging.getLogger(__name__)
 _LINE = 64
@@ -40,6 +41,8 @@ _LOOKS = 64
 _LOOK_UP_S = 0.2
 _LATE_S = 10.0
 _TURN = struct.Struct("<q")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""µs that a container's processes may compute together, and in how many."""
 _RING, _ABSENT = 1, 2
 """What `native.meet` found: a rank that sleeps; not all have come."""
 _NATIVE_DTYPES = {torch.float32: 0, torch.float64: 1, torch.int32: 2, torch.int64: 3, torch.bfloat16: 4}
@@ -57,8 +60,14 @@ def _head_bytes(num_ranks: int) -> int:
     return -(-num_ranks * (DIGEST_BYTES + _TURN.size) // _LINE) * _LINE
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def num_cores() -> int:
+    """Cores that this process may use at a time: of its affinity, as far as a container's quota goes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _QUOTA.exists():
+        allowed, period = _QUOTA.read_text().split()
+        if allowed != "max":
+            cores = min(cores, -(-int(allowed) // int(period)))
+    return cores
 
 
 class Board:
@@ -98,7 +107,7 @@ class Board:
         self._own_digest = [digests[own] for digests in self._all_digests]
         self._bells = [[bells[s].ring for r, bells in enumerate(segment.doorbells) if r != rank] for s in (0, 1)]
         self._answers = [segment.doorbells[rank][s].answer for s in (0, 1)]
-        self._spin_s = _SPIN_S if size <= _num_cores() else 0.0
+        self._spin_s = _SPIN_S if size <= num_cores() else 0.0
         lines, slots_at = 2 * head, 2 * head + size * _LINE
         self._native, self._flags = native, None
         if native is not None:
