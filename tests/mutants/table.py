@@ -245,8 +245,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lower/places.py", "and not self._same_out_of(call, leaf, value))", "and False)", PLACES),
         Mutant("capture/inplace.py", 'if name.startswith("__i") and', "if False and", WRITES),
         Mutant("capture/trace.py", '"its data is not allocated yet",', "", PHASES),
-        Mutant("lower/captured.py", "numbers[position] = followed", "pass", EDITS),
-        Mutant("lower/captured.py", '{"dict": {}}, [site.name]', "{}, [site.name]", EDITS),
+        Mutant("lower/captured.py", "numbers[position] = followed", "pass", REACH),
+        Mutant("lower/captured.py", '{"dict": {}}, [site.name]', "{}, [site.name]", REACH),
         Mutant(
             "lower/captured.py",
             "return TracedInt(axis.size, known)",
