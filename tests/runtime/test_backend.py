@@ -93,6 +93,23 @@ def test_every_collective_gives_what_gloo_gives(pool: RankPool) -> None:
     assert pool.run(beside_gloo) == [[]] * pool.num_ranks
 
 
+def reduces(rank: int, world_size: int) -> tuple[list[float], list[float]]:
+    """What gloo has not, a mean, and does not promise: only the root's tensor changes."""
+    axisplit.register_backend()
+    group = dist.new_group(backend="axisplit")
+    mean, to_root = torch.tensor([3.0 * rank, 1.0]), torch.tensor([float(rank)])
+    dist.all_reduce(mean, ReduceOp.AVG, group=group)
+    dist.reduce(to_root, group=group, group_dst=1)
+    return mean.tolist(), to_root.tolist()
+
+
+def test_means_and_what_a_reduction_to_one_rank_leaves_alone(pool: RankPool) -> None:
+    n = pool.num_ranks
+    for rank, (mean, to_root) in enumerate(pool.run(reduces)):
+        assert mean == [3 * (n - 1) / 2, 1.0]
+        assert to_root == [n * (n - 1) / 2 if rank == 1 else rank]
+
+
 def trains(rank: int, world_size: int) -> tuple[list[Tensor], list[Tensor]]:
     """Gradients of DDP on this rank's rows, and of the whole batch."""
     axisplit.register_backend()
