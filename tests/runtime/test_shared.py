@@ -111,19 +111,24 @@ def test_ranks_ahead_and_behind_by_turns(pool: RankPool, compiled: bool) -> None
     assert all(pool.run(races, compiled))
 
 
-def dies(rank: int, world_size: int, compiled: bool) -> Any:
+def names() -> set[str]:
+    """What is in shared memory under our name."""
+    return {file.name for file in Path("/dev/shm").glob("*axisplit-*")}
+
+
+def dies(rank: int, world_size: int, compiled: bool, before: set[str]) -> Any:
     """Rank 1 is killed in mid-run; the others' error and how long it took."""
     use(compiled)
     group = ProcessGroup(None)
     group.barrier()
-    names = {file.name for file in Path("/dev/shm").glob("*axisplit-*")}
+    left = names() - before
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     begin = time.monotonic()
     try:
         group.all_reduce_sum(torch.ones(3), "m/mlp")
     except CollectiveError as error:
-        Path(os.environ["AXISPLIT_TEST_FILE"]).write_text(f"{time.monotonic() - begin}\n{names}\n{error}")
+        Path(os.environ["AXISPLIT_TEST_FILE"]).write_text(f"{time.monotonic() - begin}\n{left}\n{error}")
         raise
 
 
@@ -131,15 +136,15 @@ def test_a_dead_rank_is_named_by_the_others_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
 ) -> None:
     monkeypatch.setenv("AXISPLIT_TEST_FILE", str(tmp_path / "told"))
-    before = set(Path("/dev/shm").glob("*axisplit-*"))
+    before = names()
     with RankPool(2) as pool, pytest.raises(CollectiveError, match="rank 1 of 2 failed"):
-        pool.run(dies, compiled)
-    seconds, names, *error = (tmp_path / "told").read_text().splitlines()
+        pool.run(dies, compiled, before)
+    seconds, left, *error = (tmp_path / "told").read_text().splitlines()
     assert float(seconds) < 3
-    assert names == "set()"
+    assert left == "set()"
     assert error[:2] == ["rank 1 has ended", "  where: m/mlp"]
     assert "rank 0 waited" in error[2]
-    assert set(Path("/dev/shm").glob("*axisplit-*")) <= before
+    assert names() <= before
 
 
 def is_late(rank: int, world_size: int, compiled: bool) -> tuple[str, list[str]]:
@@ -203,7 +208,7 @@ def test_results_are_the_callers_own(pool: RankPool, compiled: bool) -> None:
     assert all(pool.run(keeps_results, compiled))
 
 
-def without_memory(rank: int, world_size: int) -> list[float]:
+def without_memory(rank: int, world_size: int, before: set[str]) -> list[float]:
     """Rank 1 cannot open the segment: all go through sockets."""
     if rank == 1:
         connect.Segment = lambda *_: (_ for _ in ()).throw(OSError("none here"))  # type: ignore[misc, assignment]
@@ -211,7 +216,7 @@ def without_memory(rank: int, world_size: int) -> list[float]:
         group = ProcessGroup(None)
         total = group.all_reduce_sum(torch.ones(2))
         assert group._way is group._sockets
-        assert not list(Path("/dev/shm").glob("*axisplit-*"))
+        assert names() <= before
         return total.tolist()
     finally:
         connect.Segment = Segment  # type: ignore[misc]
@@ -227,7 +232,7 @@ def test_a_rank_without_the_compiled_part_has_all_do_without(pool2: RankPool) ->
 
 
 def test_ranks_that_share_no_memory_use_sockets(pool2: RankPool) -> None:
-    assert pool2.run(without_memory) == [[2.0, 2.0]] * 2
+    assert pool2.run(without_memory, names()) == [[2.0, 2.0]] * 2
 
 
 def on_machines(rank: int, world_size: int, machines: list[int], compiled: bool) -> Any:
