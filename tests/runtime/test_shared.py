@@ -249,6 +249,8 @@ def everything_of(group: Group) -> dict[str, Tensor]:
         x = (numbers(rank, 40_000, torch.float32).round() / 8).to(dtype)  # sums are exact in any order
         found[f"sum {dtype}"] = group.all_reduce_sum(x)
         found[f"max {dtype}"] = group.all_reduce_max(x)
+    terms = torch.tensor([256.0, 1.0, 1.0, 0.0], dtype=torch.bfloat16)  # 258 has a bfloat16, 257 has none
+    found["rounded once"] = group.all_reduce_sum(terms[rank : rank + 1])
     for src in range(size):
         found[f"from {src}"] = group.broadcast(numbers(rank, 5, torch.float64), src)
     sides = [[numbers(10 * a + b, a + 1, torch.float32) for b in range(size)] for a in range(size)]
