@@ -1,7 +1,7 @@
 """Real ranks: the whole model's outputs beside those of gloo processes, each its part by `parallelize`.
 
     child of the runner     plan the model, run it whole, measure how far rounding moves each output   -> a parcel file
-    ranks of a pool         open the parcel, parallelize, run with the whole model's choices           -> differences
+    ranks of a pool         build the model, parallelize, run with the whole model's choices           -> differences
 
 One pool serves all models of a number of ranks: starting ranks and loading transformers takes longer than most models.
 """
@@ -22,18 +22,18 @@ from axisplit.proof.numbers import Whole, rounding_bounds, run_pinned, run_whole
 from axisplit.runtime.pool import RankPool
 from benchmarks.coverage.measure import one_line
 from benchmarks.coverage.record import Case, Record
-from benchmarks.vision import import_timm
+from benchmarks.zoo import build
 
 DEADLINE_S = 180.0  # of one model on its ranks; the first also loads transformers
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a rank needs. `model` is pickled as it was before it ran: transformers hooks what runs, and hooks cannot
-    be. `bounds`: output (or rows that a choice is made from) -> how far rounding moves it.
+    """What a rank needs; it builds the same model itself, as some (parametrized, hooked) cannot be pickled. `bounds`:
+    output (or rows that a choice is made from) -> how far rounding moves it.
     """
 
-    model: bytes
+    case: Case
     plan: axisplit.Plan
     inputs: dict[str, Any]
     whole: Whole
@@ -59,21 +59,19 @@ def parcel_file(folder: Path, case: Case) -> Path:
 
 def pack(case: Case, model: torch.nn.Module, inputs: dict[str, Any], folder: Path) -> None:
     """Write a case's parcel. Raises: what planning raises."""
-    packed = pickle.dumps(model)
     plan = axisplit.plan(model, inputs, ranks=case.ranks, name=case.model)
     whole = run_whole(model, inputs)
     bounds = rounding_bounds(model, inputs, whole, ())
     file = parcel_file(folder, case)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as out:
-        pickle.dump(Parcel(packed, plan, inputs, whole, bounds), out)
+        pickle.dump(Parcel(case, plan, inputs, whole, bounds), out)
 
 
 def compare_rank(rank: int, world_size: int, file: Path) -> Difference:
     """On a rank: this rank's part beside the whole model."""
-    import_timm()  # before transformers, as `benchmarks/zoo/environment.py` does where models are built
     parcel: Parcel = pickle.loads(file.read_bytes())
-    part = axisplit.parallelize(pickle.loads(parcel.model), parcel.plan)
+    part = axisplit.parallelize(build(parcel.case.model, parcel.case.head)[0], parcel.plan)
     errors = parcel.whole.differences(run_pinned(part, parcel.inputs, (), parcel.whole.recorded))
     found = [Difference(name, error, parcel.bounds[name]) for name, error in errors.items()]
     return max(found, key=lambda each: (each.in_bounds, each.error))
