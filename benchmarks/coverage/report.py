@@ -19,7 +19,7 @@ INTRO = """# Coverage
 Every model type of transformers, tiny (two layers or one of each kind, width 64) and with random weights, planned,
 verified, generated with and differentiated at several numbers of ranks. `equal` means that `verify` said so (law,
 program, numbers, control) and that a second check, written apart from it, found every output of a forward pass in
-float64 equal to the whole model's. Ranks are simulated for all, and real (gloo processes) for a sample of every kind.
+float64 equal to the whole model's. Ranks are simulated for all, and real (processes) for a sample of every kind.
 `axisplit bench coverage` makes this page; its configs, inputs and limits are in `benchmarks/`, and everything below is
 in `coverage.json`.
 """
