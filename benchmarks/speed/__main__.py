@@ -26,20 +26,28 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
     from benchmarks.coverage import machine
 
-    about, raw, sections = machine.about(), dict[str, Any](), []
+    file = None if options.out is None else options.out / "benchmarks.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
     for part in options.parts:
-        module = import_module(f"benchmarks.speed.{part}")
-        raw[part] = module.measure(options)
-        sections.append(f"## {PARTS[part]}\n\n{module.tables(raw[part])}\n")
-    facts = "\n".join(f"- {name}: {value}" for name, value in about.items())
-    page = "\n".join(["# Benchmarks", "", __doc__.splitlines()[0], "", facts, "", *sections])
-    if options.out is None:
-        print(page)
+        measured = import_module(f"benchmarks.speed.{part}").measure(options)
+        found[part] = json.loads(json.dumps({"about": machine.about(), "measured": measured}))
+    if file is None:
+        print(page(found))
     else:
-        (options.out / "benchmarks.md").write_text(page, encoding="utf-8")
-        data = json.dumps({"about": about, **raw}, indent=1)
-        (options.out / "benchmarks.json").write_text(data + "\n", encoding="utf-8")
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(page(found), encoding="utf-8")
     return 0
+
+
+def page(found: dict[str, Any]) -> str:
+    """Every part that was measured, each with when and where."""
+    sections = ["# Benchmarks", "How fast, in ratios: contenders are measured in turns, in one run for each part."]
+    for part, title in PARTS.items():
+        if part in found:
+            about = " · ".join(found[part]["about"].values())
+            table = import_module(f"benchmarks.speed.{part}").tables(found[part]["measured"])
+            sections += [f"## {title}", about, table.strip()]
+    return "\n\n".join(sections) + "\n"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -51,7 +59,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--steps", type=int, default=16, metavar="N", help="decode steps in each round; 16")
     add("--prompt", type=int, default=256, metavar="N", help="tokens; 256")
     add("--checkpoint-gb", type=float, default=4.0, metavar="GB", help="to load; 4")
-    add("--out", type=Path, metavar="DIR", help="write benchmarks.md and benchmarks.json there")
+    add("--out", type=Path, metavar="DIR", help="write benchmarks.md and .json there; parts not run stay")
     return parser.parse_args(arguments)
 
 

@@ -1,5 +1,6 @@
 """The page of speeds, from numbers that are known."""
 
+from benchmarks.speed import __main__ as speed
 from benchmarks.speed import collectives, decode, planning
 from benchmarks.speed.series import ratio, rotated, spread
 
@@ -25,7 +26,7 @@ def test_decode_is_told_beside_the_limit():
 
 
 def test_collectives_by_size():
-    found = {name: {size: [size * 1e-9 + 5e-6] for size in collectives.SIZES} for name in ("ours", "theirs")}
+    found = {name: {str(size): [size * 1e-9 + 5e-6] for size in collectives.SIZES} for name in ("ours", "theirs")}
     lines = collectives.tables(found).splitlines()
     assert lines[0] == "| bytes | ours | theirs |"
     assert "| 1,024 | 6.02 (6.02 to 6.02) µs | 6.02 (6.02 to 6.02) µs |" in lines
@@ -38,3 +39,17 @@ def test_planning_for_each_layer():
     cells = "1.60 (1.60 to 1.60) s | 100.0 (100.0 to 100.0) ms | 256.0 (256.0 to 256.0) MiB"
     assert f"| 16 layers, 4096 wide, 8 ranks | {cells} |" in text
     assert "| `axisplit --help` | 0.20 (0.20 to 0.20) s |" in text
+
+
+def test_the_page_keeps_parts_that_were_measured_before(tmp_path, monkeypatch):
+    found = {name: {str(size): [1e-6] for size in collectives.SIZES} for name in ("ours", "MPICH")}
+    monkeypatch.setattr(collectives, "measure", lambda options: found)
+    plan = {"cpu_s": 1.6, "import_cpu_s": 2.0, "kept_bytes": 2**28, "peak_bytes": 2**29}
+    plans = {str(case): [plan] for case in planning.CASES}
+    monkeypatch.setattr(planning, "measure", lambda options: {"plans": plans, "commands": {}})
+    for part in ("planning", "collectives"):
+        monkeypatch.setattr(speed.sys, "argv", ["speed", part, "--out", str(tmp_path)])
+        assert speed.main() == 0
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert page.index("## Collectives") < page.index("## Planning")
+    assert "| 1,024 | 1.00 (1.00 to 1.00) µs |" in page
