@@ -121,6 +121,98 @@ def test_a_module_that_sees_unlike_values_has_no_hook(ranks, shared):
     assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
 
 
+class SharesActivation(nn.Module):
+    """One module without parameters in three places of a block: in front of, between and behind the products."""
+
+    def __init__(self, kind=nn.GELU) -> None:
+        super().__init__()
+        self.up, self.down, self.act = nn.Linear(16, 48), nn.Linear(48, 16), kind()
+
+    def forward(self, x):
+        return self.act(x + self.down(self.act(self.up(self.act(2 * x)))))
+
+
+@pytest.mark.parametrize("kind", [nn.GELU, lambda: nn.ReLU(inplace=True)])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_calls_of_a_module_without_parameters_are_told_apart(kind, ranks):
+    model = perturb(nn.Sequential(SharesActivation(kind), SharesActivation(kind))).eval()
+    plan, _ = planned(model, 16, ranks)
+    assert plan.split_fraction > 0.95
+    assert [(c.kind, c.count) for c in plan.collectives if c.phase == "forward"] == [("all_reduce", 2)]
+    assert plan.excluded == ()
+    assert [place.module for place in plan.places if "act" in place.module] == []
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
+
+
+class GathersBehind(nn.Module):
+    """What one call of the pool returns is read whole, and smaller than what it is made from; the other's is whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.pool = nn.Conv2d(8, 48, 1), nn.MaxPool2d(2)
+
+    def forward(self, x):
+        return self.pool(self.up(self.pool(x))).softmax(1)
+
+
+def test_what_one_call_of_a_module_returns_is_gathered_behind_that_call():
+    model = perturb(GathersBehind()).eval()
+    plan = axisplit.plan(model, torch.randn(2, 8, 12, 4), ranks=2)
+    assert [(c.kind, c.bytes) for c in plan.collectives if c.phase == "forward"] == [("all_gather", 2 * 3 * 24 * 4)]
+    assert (plan.excluded, plan.captured) == ((), ())
+    assert_equal_on_ranks(plan, model, torch.randn(3, 8, 16, 4))
+
+
+class ReturnsATable(Bare):
+    """A tensor that is neither parameter nor buffer is returned as it is, and no op reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.arange(3.0)
+
+    def forward(self, x):
+        return super().forward(x), self.table
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_constant_that_is_returned(ranks):
+    model, x = perturb(ReturnsATable()).eval(), torch.randn(2, 5, 16)
+    plan = axisplit.plan(model, x, ranks=ranks)
+    assert plan.split_fraction == 1.0
+    assert axisplit.verify(model, x, plan).equal
+
+
+class OneIdles(nn.Module):
+    """Experts of which one returns what it is given: all are read and added up by the same expressions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle, self.experts = nn.Identity(), 2
+        self.up, self.down = nn.Parameter(torch.empty(2, 48, 16)), nn.Parameter(torch.empty(2, 16, 48))
+
+    def forward(self, x):
+        y = torch.zeros_like(x)
+        for expert in range(self.experts + 1):
+            rows = torch.cos(x + expert)
+            if expert == self.experts:
+                made = self.idle(rows)
+            else:
+                made = linear(gelu(linear(rows, self.up[expert])), self.down[expert])
+            y = y + made * 2
+        return layer_norm(y / 3, (16,))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_a_module_returns_as_it_was_given_is_converted_there(ranks):
+    """One rank counts the idle expert's rows, and one all-reduce does for all experts."""
+    model = perturb(OneIdles()).eval()
+    plan, _ = planned(model, 16, ranks)
+    assert [c.kind for c in plan.collectives if c.phase == "forward"] == ["all_reduce"]
+    assert [place.module for place in plan.places if place.where == "output"] == ["idle"]
+    assert plan.optimal
+    assert_equal_on_ranks(plan, model, torch.randn(3, 4, 16))
+
+
 class Shifted(nn.Embedding):
     """Looks up by `super().forward`, as position tables do."""
 
