@@ -1,4 +1,4 @@
-"""Real ranks: the whole model's outputs beside those of gloo processes, each its part by `parallelize`.
+"""Real ranks: the whole model's outputs beside those of processes, each its part by `parallelize`.
 
     child of the runner     plan the model, run it whole, measure how far rounding moves each output   -> a parcel file
     ranks of a pool         build the model, parallelize, run with the whole model's choices           -> differences

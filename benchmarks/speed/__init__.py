@@ -4,6 +4,6 @@ series.py           numbers of rounds: medians, spreads, ratios
 contenders.py       ways to run one model, each in processes of its own
 decode.py           prefill and decode, beside the limit
 collectives.py      all-reduce by size, beside gloo and MPICH (collectives_mpi.py is its ranks)
-    loading.py          a checkpoint's parts, beside reading as many bytes
-    planning.py         CPU and memory of `plan` by layers and ranks; how long commands take
+loading.py          a checkpoint's parts, beside reading as many bytes
+planning.py         CPU and memory of `plan` by layers and ranks; how long commands take
 """

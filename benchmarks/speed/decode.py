@@ -6,6 +6,7 @@ communicate. Tokens are chosen greedily; every contender that holds the whole mo
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 from argparse import Namespace
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed import contenders
-from benchmarks.speed.series import median, ratio, rotated, spread
+from benchmarks.speed.series import ratio, rotated, spread
 
 LIMIT = "two halves without communication"
 WITHOUT = "axisplit without communication"
@@ -60,7 +61,7 @@ def in_turns(pools: dict[str, Any], prompt: torch.Tensor, options: Namespace) ->
             tokens[name] = ranks[0].tokens
             if number:
                 found[name]["prefill"].append(max(rank.prefill_s for rank in ranks))
-                found[name]["decode"].append(max(median(rank.decode_s) for rank in ranks))
+                found[name]["decode"].append(max(statistics.median(rank.decode_s) for rank in ranks))
                 found[name]["meetings"].append(min(rank.met_s for rank in ranks) / options.steps)
         print(f"\rround {number} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

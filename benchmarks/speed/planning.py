@@ -6,7 +6,6 @@ Each figure is one process of its own, on a model without weights; imports are n
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -83,9 +82,10 @@ def plan_once(case: Llama) -> dict[str, float]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     import axisplit
+    from axisplit.cli.measure import peak_resident_bytes
 
     axisplit.plan(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)), (torch.ones(2, 4),), ranks=2)
-    imported, kept = time.process_time(), peak_bytes()
+    imported, kept = time.process_time(), peak_resident_bytes()
     config = LlamaConfig(
         vocab_size=case.vocabulary, hidden_size=case.width, intermediate_size=case.inner,
         num_hidden_layers=case.layers, num_attention_heads=case.heads, num_key_value_heads=case.kv_heads,
@@ -99,13 +99,8 @@ def plan_once(case: Llama) -> dict[str, float]:
         "cpu_s": time.process_time() - begin,
         "import_cpu_s": imported,
         "kept_bytes": kept,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": peak_resident_bytes(),
     }
-
-
-def peak_bytes() -> int:
-    """The most that this process has held in memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

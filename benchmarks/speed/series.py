@@ -6,13 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TypeVar
 
-__all__ = ["median", "ratio", "rotated", "spread"]
+__all__ = ["ratio", "rotated", "spread"]
 
 T = TypeVar("T")
-
-
-def median(samples: Sequence[float]) -> float:
-    return statistics.median(samples)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

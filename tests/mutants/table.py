@@ -682,7 +682,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("runtime/shared/wire.py", "steps = max(steps, *(", "steps = max(steps, *(0 * ", SHARED),
         Mutant("runtime/shared/wire.py", "return received.clone()", "return received", SHARED),
         Mutant("runtime/shared/wire.py", "if board.rank == src else x.new_empty(0)", "", SHARED),
-        Mutant("runtime/shared/spanning.py", "x.float() if x.dtype in _LOW else x", "x", SHARED),
+        Mutant("runtime/shared/spanning.py", "x.float() if x.dtype in LOW_PRECISION else x", "x", SHARED),
         Mutant("runtime/shared/spanning.py", "total = self._far.reduce(total", "self._far.reduce(total", SHARED),
         Mutant("runtime/sums.py", "if low else torch.add", "if False else torch.add", SHARED),
         Mutant("runtime/shared/backend.py", "x if opts.rootRank == self._own else x.clone()", "x", LIBRARY),

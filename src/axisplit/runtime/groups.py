@@ -31,7 +31,7 @@ from axisplit.runtime.shared.connect import MESSAGE_BYTES, connect
 from axisplit.runtime.shared.spanning import SpanningWire
 from axisplit.runtime.shared.wire import SharedWire
 from axisplit.runtime.signature import Signature, signature_of
-from axisplit.runtime.sums import max_over_ranks, sum_in_rank_order
+from axisplit.runtime.sums import LOW_PRECISION, max_over_ranks, sum_in_rank_order
 from axisplit.runtime.wire import Combine, Wire
 
 __all__ = ["FakeGroup", "Group", "ProcessGroup", "SingleGroup"]
@@ -229,7 +229,7 @@ class ProcessGroup:
     def _reduce(
         self, x: Tensor, way: Way, signature: Signature, combine: Combine, op: dist.ReduceOp.RedOpType
     ) -> Tensor:
-        if x.is_cpu or x.dtype in (torch.float16, torch.bfloat16):
+        if x.is_cpu or x.dtype in LOW_PRECISION:
             return way.reduce(x, combine, signature)
         result = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(result, op=op, group=self.group)

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from axisplit.errors import CollectiveError
 
-__all__ = ["DIGEST_BYTES", "TEXT_BYTES", "Signature", "disagreement", "signature_of"]
+__all__ = ["DIGEST_BYTES", "TEXT_BYTES", "Signature", "check_alike", "disagreement", "signature_of"]
 
 DIGEST_BYTES = 16
 """A multiple of every element size, so that what follows stays aligned."""
@@ -25,6 +25,11 @@ class Signature:
         self.text = text
         self.digest = sha256(text.encode()).digest()[:DIGEST_BYTES]
 
+    @property
+    def row(self) -> bytes:
+        """The text, cut and filled up to `TEXT_BYTES`."""
+        return self.text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES)
+
 
 @lru_cache(maxsize=4096)
 def signature_of(kind: str, site: str, *details: Hashable) -> Signature:
@@ -34,6 +39,13 @@ def signature_of(kind: str, site: str, *details: Hashable) -> Signature:
 
 def _text(detail: Hashable) -> str:
     return str(list(detail)) if isinstance(detail, tuple) else str(detail)
+
+
+def check_alike(rows: Sequence[bytes], site: str) -> None:
+    """Compare the `row` of every rank. Raises: CollectiveError with all texts if they differ."""
+    texts = [row.decode(errors="replace").strip() for row in rows]
+    if len(set(texts)) > 1:
+        raise disagreement(texts, site)
 
 
 def disagreement(texts: Sequence[str], site: str) -> CollectiveError:

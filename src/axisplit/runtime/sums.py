@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["in_rank_order", "max_over_ranks", "sum_in_rank_order"]
+__all__ = ["LOW_PRECISION", "in_rank_order", "max_over_ranks", "sum_in_rank_order"]
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+"""Summed in float32, and rounded once."""
 
 
 def in_rank_order(op: Callable[..., Any], parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
@@ -23,7 +26,7 @@ def sum_in_rank_order(parts: Sequence[Tensor], out: Tensor | None = None) -> Ten
     """Sum in the parts' dtype, new or `out`; float16 and bfloat16 are accumulated in float32 and rounded once."""
     if len(parts) == 1:
         return parts[0].clone() if out is None else out.copy_(parts[0])
-    low = parts[0].dtype in (torch.float16, torch.bfloat16)
+    low = parts[0].dtype in LOW_PRECISION
     total = parts[0].float() + parts[1] if low else torch.add(parts[0], parts[1], out=out)
     for part in parts[2:]:
         total += part

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from axisplit.runtime.signature import DIGEST_BYTES, TEXT_BYTES, Signature, disagreement
+from axisplit.runtime.signature import DIGEST_BYTES, TEXT_BYTES, Signature, check_alike
 
 __all__ = ["Combine", "Wire"]
 
@@ -99,15 +99,14 @@ class Wire:
 
     def compare(self, signature: Signature) -> None:
         """Exchange the texts. Raises: CollectiveError on every rank if they differ."""
-        own = _bytes_of(signature.text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES)).to(self._device)
+        own = _bytes_of(signature.row).to(self._device)
         sizes = [0 if r == self._rank else TEXT_BYTES for r in range(self._size)]
         received = own.new_empty(sum(sizes))
         self._exchange(received, own.repeat(self._size - 1), sizes, sizes)
         rows = list(torch.split(received, sizes))
         rows[self._rank] = own
-        texts = [bytes(row.tolist()).decode(errors="replace").strip() for row in rows]
-        if len(set(texts)) > 1 and self._guards:
-            raise disagreement(texts, signature.site)
+        if self._guards:
+            check_alike([bytes(row.tolist()) for row in rows], signature.site)
 
     def _exchange(self, received: Tensor, sent: Tensor, receive: list[int], send: list[int]) -> None:
         """One all-to-all of bytes, sizes per rank."""

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from axisplit.errors import CollectiveError
 from axisplit.runtime.shared.segment import Segment
-from axisplit.runtime.signature import DIGEST_BYTES, TEXT_BYTES, Signature, disagreement, signature_of
+from axisplit.runtime.signature import DIGEST_BYTES, TEXT_BYTES, Signature, check_alike, signature_of
 
 __all__ = ["Board", "board_bytes", "num_cores"]
 
@@ -201,12 +201,9 @@ class Board:
     def compare(self, signature: Signature) -> None:
         """Meet once more, over the texts. Raises: CollectiveError if they differ."""
         side = self.side
-        text = torch.frombuffer(bytearray(signature.text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES)), dtype=torch.uint8)
-        self._slots[side][self.rank][:TEXT_BYTES].copy_(text)
+        self._slots[side][self.rank][:TEXT_BYTES].copy_(torch.frombuffer(bytearray(signature.row), dtype=torch.uint8))
         self.meet(_COMPARISON)
-        texts = [bytes(slot[:TEXT_BYTES].tolist()).decode(errors="replace").strip() for slot in self._slots[side]]
-        if len(set(texts)) > 1:
-            raise disagreement(texts, signature.site)
+        check_alike([bytes(slot[:TEXT_BYTES].tolist()) for slot in self._slots[side]], signature.site)
 
     def _spin(self, answer: Callable[..., bool]) -> bool:
         """Whether the doorbell rang while it was worth looking."""

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from axisplit.runtime.shared.wire import SharedWire
 from axisplit.runtime.signature import Signature
+from axisplit.runtime.sums import LOW_PRECISION
 from axisplit.runtime.wire import Combine, Wire
 
 __all__ = ["Machines", "SpanningWire"]
-
-_LOW = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class SpanningWire:
 
     def reduce(self, x: Tensor, combine: Combine, signature: Signature) -> Tensor:
         """One tensor of all ranks' x, which have one shape and dtype: a new one."""
-        wide = x.float() if x.dtype in _LOW else x  # rounded once, at the end
+        wide = x.float() if x.dtype in LOW_PRECISION else x  # rounded once, at the end
         total = self._near.reduce(wide, combine, signature)
         if self._far is not None:
             total = self._far.reduce(total, combine, signature)
