@@ -74,17 +74,15 @@ def _time_meetings() -> None:
     """Add up what ranks spend in meetings, most of it in wait for one that has not come yet."""
     from axisplit.runtime.shared.board import Board
 
-    for name in ("_meet_by_bells", "_meet_by_flags"):
-        setattr(Board, name, _timed(getattr(Board, name)))
+    meet = Board._meet
 
-
-def _timed(meet: Callable[..., None]) -> Callable[..., None]:
-    def timed(*arguments: Any) -> None:
+    def timed(*arguments: Any) -> bool:
         begin = time.perf_counter()
-        meet(*arguments)
+        all_done = meet(*arguments)
         _met[0] += time.perf_counter() - begin
+        return all_done
 
-    return timed
+    Board._meet = timed  # type: ignore[method-assign, assignment]
 
 
 def _whole(rank: int, size: int, checkpoint: Path) -> nn.Module:

@@ -643,24 +643,48 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lesson/exercise.py", "if len(gpus) == 1:", "if False:", LEARNER),
     ],
     "shared memory": [
+        Mutant("runtime/shared/board.py", "self.side = 1 - side", "self.side = side", SHARED),
         Mutant(
             "runtime/shared/board.py",
-            "_LOOK_UP_S), signature)\n        self.side = 1 - side",
-            "_LOOK_UP_S), signature)\n        self.side = side",
+            "if not self._meet(signature, address,",
+            "if self._meet(signature, address,",
             SHARED,
         ),
         Mutant(
-            "runtime/shared/board.py",
-            "self._sleep_by_flags(signature)\n        self.side = 1 - side",
-            "self._sleep_by_flags(signature)\n        self.side = side",
-            SHARED,
+            "runtime/shared/board.py", "(max_over_ranks, torch.int64): 5", "(max_over_ranks, torch.int64): 3", SHARED
         ),
-        Mutant("runtime/shared/board.py", "if found and self._all_digests[side] !=", "if found and b'' ==", SHARED),
+        Mutant(
+            "runtime/shared/board.py", "if self._native is None or self.size == 1", "if self._native is None", SHARED
+        ),
+        Mutant("runtime/shared/wire.py", "if how is None or x.nbytes > board.slot_bytes:", "if how is None:", SHARED),
+        Mutant("runtime/shared/wire.py", "views[board.rank] = chunk  #", "pass  #", SHARED),
+        Mutant("runtime/groups.py", "and x.is_cpu and x.is_contiguous():", "and x.is_cpu:", SHARED),
+        Mutant("runtime/groups.py", "key = (kind, site, x.dtype, x.shape)", "key = (site, x.dtype, x.shape)", SHARED),
+        *(
+            Mutant("runtime/definition.py", f"        or {condition}\n", "", ("tests/runtime/test_collectives.py",))
+            for condition in (
+                "type(x) is not Tensor",
+                "(is_grad_enabled() and x.requires_grad)",
+                "_len_torch_dispatch_stack() > 0",
+                "_len_torch_function_stack() > 0",
+                "peek_interpreter_stack() is not None",
+                "_get_tracing_state() is not None",
+                "forward_ad._current_level >= 0",
+                "profiler._is_profiler_enabled",
+            )
+        ),
+        Mutant(
+            "runtime/definition.py",
+            "is_dynamo_compiling()\n        or type",
+            "type",
+            ("tests/runtime/test_collectives.py",),
+        ),
+        Mutant("runtime/aligned.py", "-room.data_ptr() % mmap.PAGESIZE", "0", ("tests/runtime/test_aligned.py",)),
+        Mutant("runtime/shared/board.py", "if found and self._all_digests[side] !=", "if b'' ==", SHARED),
         Mutant("runtime/shared/board.py", 'if allowed != "max":', "if False:", SHARED),
         Mutant("runtime/shared/board.py", "if found & _RING:", "if False:", SHARED),
         Mutant("runtime/shared/board.py", "if found & _ABSENT:", "if False:", SHARED),
         Mutant("runtime/shared/board.py", "for _ in range(self.size - 1):", "for _ in range(1):", SHARED),
-        Mutant("runtime/shared/board.py", "        if self._all_digests[side] !=", "        if b'' ==", SHARED),
         Mutant("runtime/shared/board.py", "if r != rank] for s in (0, 1)", "if r != rank] for s in (0, 0)", SHARED),
         Mutant("runtime/shared/board.py", "turns[rank] != self._turn]", "turns[rank] != 0]", SHARED),
         Mutant("runtime/shared/board.py", "if gone or waited > self._timeout_s:", "if gone:", SHARED),

@@ -1,6 +1,7 @@
 """The ops: simulated and real ranks give the same bits and bytes; drops, argmax, fakes, gradients."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import gelu
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from axisplit.errors import CollectiveError, InputError, LayoutError
 from axisplit.runtime import collectives as ops
+from axisplit.runtime import definition
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
 from axisplit.runtime.groups import FakeGroup, Group, ProcessGroup, SingleGroup
 from axisplit.runtime.layout import Layout
@@ -273,6 +279,76 @@ def test_the_ops_are_sound_for_tracing_and_compilation() -> None:
         compiled(x).sum().backward()
         assert x.grad is not None
         assert torch.equal(x.grad, torch.full_like(x, 2.0))
+
+
+class Seen(TorchDispatchMode):
+    """The names of the ops that pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class SeenFunctions(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_step_passes_the_dispatcher_only_where_something_looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, x = "axisplit.all_reduce.default", seeded(3)
+    passed: list[str] = []
+    op = definition.DEFINED["all_reduce"]
+    monkeypatch.setitem(definition.DEFINED, "all_reduce", lambda x, site: passed.append(site) or op(x, site))  # type: ignore[misc]
+    step = definition.step_at("all_reduce", "m/s")
+    with registered("m", CollectiveContext(SingleGroup(), [Site("s", "all_reduce", partial=True)])) as context:
+        assert torch.equal(step(x), x)
+        with torch.no_grad():
+            step(x.clone().requires_grad_())
+        with torch.inference_mode():
+            step(x)
+        assert not passed
+        assert context.counters["s"] == (3, 0.0)
+        with Seen() as seen, torch.no_grad():
+            step(x)
+        assert seen.names.count(name) == 1
+        with SeenFunctions() as functions:
+            step(x)
+        assert any("all_reduce" in each for each in functions.names)
+        trained = x.clone().requires_grad_()
+        step(trained).sum().backward()
+        assert trained.grad is not None
+        assert context.counters["s@backward"][0] == 1
+        with FakeTensorMode() as mode:
+            step(mode.from_tensor(x))
+        step(torch.nn.Parameter(x, requires_grad=False))
+        assert [site for site in passed if "@" not in site] == ["m/s"] * 5
+        monkeypatch.undo()
+        step = definition.step_at("all_reduce", "m/s")
+        assert "axisplit::all_reduce" in str(torch.jit.trace(step, x, check_trace=False).graph)
+        with torch.profiler.profile() as profile:
+            step(x)
+        assert "axisplit::all_reduce" in {event.key for event in profile.key_averages()}
+        assert "axisplit.all_reduce" in make_fx(step)(x).code
+        torch.compile(step, backend="aot_eager", fullgraph=True)(x)
+        with pytest.raises(CollectiveError, match=r"(?s)no forward-mode derivatives.*where: m/s.*do: use reverse mode"):
+            torch.func.jvp(step, (x,), (x,))
+        with torch.no_grad(), forward_ad.dual_level(), pytest.raises(CollectiveError, match="forward-mode"):
+            step(forward_ad.make_dual(x, x))
+        before = context.counters["s"][0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that it calls the op for each
+            assert torch.equal(torch.vmap(step)(x), x)
+        assert context.counters["s"][0] == before + 3
 
 
 def test_a_symbolic_batch_stays_symbolic() -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from axisplit.checkpoint.names import match_model
 from axisplit.checkpoint.stream import Checkpoint, open_checkpoint
 from axisplit.errors import PlanMismatchError
+from axisplit.runtime.aligned import aligned_copy
 from axisplit.solve.plan import ParameterPlan, Plan
 
 __all__ = ["empty_model", "load_shards"]
@@ -41,7 +42,8 @@ def load_shards(directory: Path, plan: Plan, rank: int, dtype: torch.dtype | Non
         for name, parameter in list(model.named_parameters(remove_duplicate=False)):
             if id(parameter) not in made:
                 entry = _planned(planned, plan, name, parameter)
-                shard = _read(checkpoint, names[name], entry, rank).to(dtype or getattr(torch, entry.dtype))
+                shard, kind = _read(checkpoint, names[name], entry, rank), dtype or getattr(torch, entry.dtype)
+                shard = shard if shard.dtype == kind else aligned_copy(shard, kind)
                 made[id(parameter)] = nn.Parameter(shard, requires_grad=parameter.requires_grad)
             _assign(model, name, made[id(parameter)])
         for name, buffer in list(model.named_buffers()):

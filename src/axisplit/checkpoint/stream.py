@@ -52,12 +52,12 @@ class Checkpoint:
                 or None for the whole dim.
         Raises: InputError if there is no such tensor or range, or the file changed since it was opened.
         """
-        import torch
+        from axisplit.runtime.aligned import aligned_empty
 
         entry = self._entry(name)
         ranges = _checked_ranges(name, entry.shape, ranges_per_dim)
         sizes = [sum(stop - start for start, stop in dim) for dim in ranges]
-        out = torch.empty(sizes, dtype=entry.dtype)
+        out = aligned_empty(sizes, entry.dtype)
         with entry.file.open("rb", buffering=0) as handle:
             self._check_unchanged(entry.file, handle)
             reader = _BoxReader(handle, entry)

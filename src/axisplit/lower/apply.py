@@ -23,7 +23,8 @@ from axisplit.lower.fused import run_unfused
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.lower.stand_in import install_captured
 from axisplit.runtime import collectives, lookup
-from axisplit.runtime.definition import DEFINED
+from axisplit.runtime.aligned import aligned_copy
+from axisplit.runtime.definition import DEFINED, step_at
 from axisplit.runtime.groups import Group
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import CollectiveContext, Kind, Site, register
@@ -50,13 +51,7 @@ class Installable(Protocol):
 
 
 Step = Callable[[torch.Tensor], torch.Tensor]
-OPS: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
-    "all_reduce": collectives.all_reduce,
-    "all_gather": collectives.all_gather,
-    "take": collectives.take,
-    "only_first": collectives.only_first,
-    "pad": collectives.pad,
-    "scale": collectives.scale,
+_FOR_GRADIENTS: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
     "enter": collectives.enter,
     "leave": collectives.leave,
 }
@@ -142,7 +137,7 @@ def take_shard(plan: ParameterPlan, tensor: torch.Tensor, rank: int) -> torch.Te
         if ranges != ((0, part.shape[dim]),):
             pieces = [part.narrow(dim, a, b - a) for a, b in ranges]
             part = torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0]
-    return part.clone(memory_format=torch.contiguous_format)
+    return aligned_copy(part)
 
 
 def put_shard(plan: ParameterPlan, whole: torch.Tensor, part: torch.Tensor, rank: int) -> None:
@@ -296,24 +291,28 @@ def _local_size(place: PlacePlan, numerator: int, denominator: int) -> Callable[
 
 def _chain(place: PlacePlan, key: str) -> Step:
     """The place's steps, one after the other."""
-    ops = [(OPS[step.kind], f"{key}/{step.name}") for step in place.steps]
-    if len(ops) == 1:
-        (op, site) = ops[0]
-        return lambda x: op(x, site)
+    steps = [_step(step, f"{key}/{step.name}") for step in place.steps]
+    if len(steps) == 1:
+        return steps[0]
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        for op, site in ops:
-            x = op(x, site)
+        for step in steps:
+            x = step(x)
         return x
 
     return run
 
 
+def _step(planned: StepPlan, site: str) -> Step:
+    op = _FOR_GRADIENTS.get(planned.kind)
+    return step_at(site_of(planned).kind, site) if op is None else lambda x: op(x, site)
+
+
 def _output_hook(place: PlacePlan, step: Step, outputs: LocalOutputs) -> Callable[..., Any]:
-    path = place.leaf.split(".")
+    path, reads = place.leaf.split("."), place.reads
 
     def convert_output(module: torch.nn.Module, args: Any, output: Any) -> Any:
-        if place.reads and outputs.keeps(place.reads):
+        if reads and outputs.keeps(reads):
             return output
         return step(output) if isinstance(output, torch.Tensor) else with_leaf(output, path, step)
 

@@ -1,6 +1,7 @@
 """Collectives, process groups and ranks: the only folder that communicates.
 
     costs.py        bytes that a collective moves (imports no torch)
+    aligned.py      memory for a rank's weights
     layout.py       `Layout`: which index ranges of one dim each rank holds
     groups.py       `Group`: ranks that communicate, over torch.distributed or alone
     sums.py         reductions in rank order

@@ -28,7 +28,9 @@ reductions, 16 bytes. Example: [1, 4] logits (1, 5 | 5, 2) on 2 ranks: both send
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
+from struct import calcsize, pack, unpack
 
 import torch
 from torch import Tensor
@@ -46,26 +48,24 @@ __all__ = [
 _INDEX_MASK = 2**32 - 1
 _LOWEST = torch.iinfo(torch.int64).min
 _ROW_BYTES = 8
+Found = tuple[float, int]
+"""A row's largest value on a rank, and its global index; -1 where it holds none."""
 
 
 def _all_reduce(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "all_reduce")
-    bound.count(x.numel() * x.element_size())
+    bound.count(x.nbytes)
     return copied(x) if bound.dropped else bound.group.all_reduce_sum(x, site)
 
 
 def _all_gather(x: Tensor, site: str) -> Tensor:
     bound = lookup(site, "all_gather")
     bound.count(bound.index_bytes(x))
-    group, layout, owners = bound.group, bound.the_layout, bound.the_layout.owners()
+    group, layout = bound.group, bound.the_layout
     if bound.dropped:
         return layout.pad(x, group.rank)
-    whole = layout.global_shape(x, group.rank)
-    outer = whole[layout.dim] // layout.period
-    shapes = [list(whole) for _ in range(group.size)]
-    for rank, shape in enumerate(shapes):
-        shape[layout.dim] = outer * owners.local_size(rank)
-    return owners.assemble(group.all_gather(layout.take_owned(x, group.rank), shapes, site))
+    shapes = layout.owned_shapes(x, group.rank)
+    return layout.owners().assemble(group.all_gather(layout.take_owned(x, group.rank), shapes, site))
 
 
 def _take(x: Tensor, site: str) -> Tensor:
@@ -99,10 +99,36 @@ def _argmax(x: Tensor, site: str) -> Tensor:
     value, index = _local_max(x, bound)
     if bound.dropped:
         return index.clamp_min(0)
-    if x.dtype == torch.float64:
-        return _reduce_wide(value, index, bound, site)
-    key = torch.where(index < 0, _LOWEST, (_ordered(value.float()) << 32) | (_INDEX_MASK - index))
-    return _INDEX_MASK - (bound.group.all_reduce_max(key, site) & _INDEX_MASK)
+    found = list(zip(value.flatten().tolist(), index.flatten().tolist(), strict=True))
+    best = _wide_winners(found, bound, x, site) if x.dtype == torch.float64 else _winners(found, bound, x, site)
+    return torch.tensor(best, dtype=torch.int64, device=x.device).view(x.shape[:-1])
+
+
+def _winners(found: Sequence[Found], bound: BoundSite, x: Tensor, site: str) -> list[int]:
+    """The global index of each row's largest value. In Python's integers: a row costs 1 µs, as much as one op of torch."""
+    keys = [_LOWEST if i < 0 else _ordered(v, "<f", "<i") << 32 | _INDEX_MASK - i for v, i in found]
+    return [_INDEX_MASK - (key & _INDEX_MASK) for key in _all_max(keys, bound, x, site)]
+
+
+def _wide_winners(found: Sequence[Found], bound: BoundSite, x: Tensor, site: str) -> list[int]:
+    keys = [_LOWEST if i < 0 else _ordered(v, "<d", "<q") for v, i in found]
+    largest = _all_max(keys, bound, x, site)
+    mine = [-i if i >= 0 and key == best else -(2**62) for (_, i), key, best in zip(found, keys, largest, strict=True)]
+    return [-negative for negative in _all_max(mine, bound, x, site)]
+
+
+def _all_max(keys: list[int], bound: BoundSite, x: Tensor, site: str) -> list[int]:
+    largest: list[int] = bound.group.all_reduce_max(torch.tensor(keys, device=x.device), site).tolist()
+    return largest
+
+
+def _ordered(value: float, floating: str, integer: str) -> int:
+    """An integer, as wide as the given formats of `struct`, that orders as the floats do: NaN above infinity, and -0.0
+    equal to 0.0.
+    """
+    bits: int = unpack(integer, pack(floating, value + 0.0))[0]
+    top = (1 << (8 * calcsize(integer) - 1)) - 1
+    return top if value != value else bits ^ top if bits < 0 else bits
 
 
 def _argmax_bytes(x: Tensor) -> int:
@@ -131,22 +157,6 @@ def _local_max(x: Tensor, bound: BoundSite) -> tuple[Tensor, Tensor]:
     value, index = x.max(dim=-1)
     globally = torch.cat([torch.arange(a, b, device=x.device) for a, b in held]) if len(held) > 1 else None
     return value, index + held[0][0] if globally is None else globally[index]
-
-
-def _ordered(value: Tensor) -> Tensor:
-    """int64 that order as the floats do: NaN above infinity, and -0.0 equal to 0.0."""
-    wide = value.dtype == torch.float64
-    bits = (value + 0.0).view(torch.int64 if wide else torch.int32)
-    top = torch.iinfo(bits.dtype).max
-    ordered = torch.where(bits < 0, bits ^ top, bits)
-    return torch.where(value.isnan(), top, ordered).to(torch.int64)
-
-
-def _reduce_wide(value: Tensor, index: Tensor, bound: BoundSite, site: str) -> Tensor:
-    key = torch.where(index < 0, _LOWEST, _ordered(value))
-    best = bound.group.all_reduce_max(key, site)
-    mine = (key == best) & (index >= 0)
-    return -bound.group.all_reduce_max(torch.where(mine, -index, -(2**62)), site)
 
 
 def _fake_all_reduce(x: Tensor, site: str) -> Tensor:

@@ -68,7 +68,7 @@ def leave(x: Tensor, site: str) -> Tensor:
 
 
 def _is_there(x: Tensor) -> bool:
-    return _shown.get() or (torch.is_grad_enabled() and x.requires_grad)
+    return (torch.is_grad_enabled() and x.requires_grad) or _shown.get()
 
 
 def _keep(x: Tensor, site: str) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from axisplit.capture.trace import recurrent_state
 from axisplit.errors import InputError
-from axisplit.runtime.collectives import argmax
+from axisplit.runtime.definition import step_at
 from axisplit.runtime.sites import CollectiveContext
 
 __all__ = ["generate"]
@@ -79,6 +79,7 @@ class _Greedy:
     def __init__(self, model: torch.nn.Module) -> None:
         self._local = model.__dict__.get("axisplit_outputs")
         self._site = None if self._local is None else self._local.argmax_site("logits")
+        self._argmax = torch.argmax if self._site is None else step_at("argmax", self._site)
 
     @contextmanager
     def outputs(self) -> Iterator[None]:
@@ -90,9 +91,7 @@ class _Greedy:
             yield
 
     def __call__(self, logits: Tensor) -> int:
-        if self._site is None:
-            return int(logits.argmax(-1))
-        return int(argmax(logits.unsqueeze(0), self._site))
+        return int(self._argmax(logits.unsqueeze(0)))
 
 
 class _Sampler:

@@ -37,6 +37,8 @@ from axisplit.runtime.wire import Combine, Wire
 __all__ = ["FakeGroup", "Group", "ProcessGroup", "SingleGroup"]
 
 T = TypeVar("T")
+_MAX_PREPARED = 4096
+_REDUCTIONS = {sum_in_rank_order: dist.ReduceOp.SUM, max_over_ranks: dist.ReduceOp.MAX}
 Way = Wire | SharedWire | SpanningWire
 
 
@@ -179,12 +181,13 @@ class ProcessGroup:
         self._way: Way | None = None if shares else self._sockets
         if isinstance(self.group, SharedMemoryGroup):
             self._way = self.group.wire
+        self._prepared: dict[Hashable, Callable[[Tensor], Tensor]] = {}
 
     def all_reduce_sum(self, x: Tensor, site: str = "") -> Tensor:
-        return self._run("all_reduce_sum", site, x, (x.shape,), self._sum)
+        return self._reduction("all_reduce_sum", site, x, sum_in_rank_order)
 
     def all_reduce_max(self, x: Tensor, site: str = "") -> Tensor:
-        return self._run("all_reduce_max", site, x, (x.shape,), self._max)
+        return self._reduction("all_reduce_max", site, x, max_over_ranks)
 
     def all_gather(self, x: Tensor, shapes: Sequence[Sequence[int]], site: str = "") -> list[Tensor]:
         def gather(x: Tensor, way: Way, signature: Signature) -> list[Tensor]:
@@ -220,20 +223,28 @@ class ProcessGroup:
 
         self._run("barrier", "", torch.empty(0, device=self._device), (), meet)
 
-    def _sum(self, x: Tensor, way: Way, signature: Signature) -> Tensor:
-        return self._reduce(x, way, signature, sum_in_rank_order, dist.ReduceOp.SUM)
+    def _reduction(self, kind: str, site: str, x: Tensor, combine: Combine) -> Tensor:
+        key = (kind, site, x.dtype, x.shape)
+        prepared = self._prepared.get(key)
+        if prepared is not None and x.is_cpu and x.is_contiguous():
+            return prepared(x)
 
-    def _max(self, x: Tensor, way: Way, signature: Signature) -> Tensor:
-        return self._reduce(x, way, signature, max_over_ranks, dist.ReduceOp.MAX)
+        def reduce(x: Tensor, way: Way, signature: Signature) -> Tensor:
+            if isinstance(way, SharedWire) and not self._check:
+                self._prepare(key, way.prepared(x, combine, signature))
+            if x.is_cpu or x.dtype in LOW_PRECISION:
+                return way.reduce(x, combine, signature)
+            result = x.clone(memory_format=torch.contiguous_format)
+            dist.all_reduce(result, op=_REDUCTIONS[combine], group=self.group)
+            return result
 
-    def _reduce(
-        self, x: Tensor, way: Way, signature: Signature, combine: Combine, op: dist.ReduceOp.RedOpType
-    ) -> Tensor:
-        if x.is_cpu or x.dtype in LOW_PRECISION:
-            return way.reduce(x, combine, signature)
-        result = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(result, op=op, group=self.group)
-        return result
+        return self._run(kind, site, x, (x.shape,), reduce)
+
+    def _prepare(self, key: Hashable, prepared: Callable[[Tensor], Tensor] | None) -> None:
+        if len(self._prepared) >= _MAX_PREPARED:
+            self._prepared.clear()
+        if prepared is not None:
+            self._prepared[key] = prepared
 
     def _run(
         self,

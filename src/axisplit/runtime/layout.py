@@ -75,7 +75,11 @@ class Layout:
 
     def local_size(self, rank: int) -> int:
         """Indices that `rank` holds of one period."""
-        return sum(stop - start for start, stop in self.ranges[rank])
+        return self._sizes[rank]
+
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        return tuple(sum(stop - start for start, stop in held) for held in self.ranges)
 
     @cached_property
     def has_empty_rank(self) -> bool:
@@ -136,6 +140,19 @@ class Layout:
         shape = _with_dim(local.shape, self.dim, self.outer(local, rank) * self.period)
         self._whole_outer(shape)
         return shape
+
+    def owned_shapes(self, local: Tensor, rank: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of what every rank owns, read off the rank's part."""
+        key = (local.shape, rank)
+        if key not in self._known_shapes:
+            outer = self.global_shape(local, rank)[self.dim] // self.period
+            sizes = [outer * self._owners.local_size(r) for r in range(self.num_ranks)]
+            self._known_shapes[key] = tuple(tuple(_with_dim(local.shape, self.dim, size)) for size in sizes)
+        return self._known_shapes[key]
+
+    @cached_property
+    def _known_shapes(self) -> dict[tuple[torch.Size, int], tuple[tuple[int, ...], ...]]:
+        return {}
 
     def take(self, x: Tensor, rank: int) -> Tensor:
         """The rank's part of a whole tensor, as a new contiguous tensor that shares no memory with it.

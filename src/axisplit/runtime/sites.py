@@ -167,9 +167,11 @@ class BoundSite:
 
     def index_bytes(self, local: Tensor) -> int:
         """Bytes of one index of the layout's period, all periods together."""
-        layout, rank = self.the_layout, self.group.rank
-        others = prod(size for d, size in enumerate(local.shape) if d != layout.dim % local.ndim)
-        return others * layout.outer(local, rank) * local.element_size()
+        share = self.the_layout.local_size(self.group.rank)
+        if share:
+            return local.numel() * local.element_size() // share
+        others = (size for d, size in enumerate(local.shape) if d != self.the_layout.dim % local.ndim)
+        return prod(others) * local.element_size()
 
 
 class CollectiveContext:

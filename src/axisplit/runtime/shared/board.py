@@ -30,6 +30,8 @@ from torch import Tensor
 from axisplit.errors import CollectiveError
 from axisplit.runtime.shared.segment import Segment
 from axisplit.runtime.signature import DIGEST_BYTES, TEXT_BYTES, Signature, check_alike, signature_of
+from axisplit.runtime.sums import max_over_ranks, sum_in_rank_order
+from axisplit.runtime.wire import Combine
 
 __all__ = ["Board", "board_bytes", "num_cores"]
 
@@ -45,7 +47,15 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """µs that a container's processes may compute together, and in how many."""
 _RING, _ABSENT = 1, 2
 """What `native.meet` found: a rank that sleeps; not all have come."""
-_NATIVE_DTYPES = {torch.float32: 0, torch.float64: 1, torch.int32: 2, torch.int64: 3, torch.bfloat16: 4}
+_NATIVE: dict[tuple[Combine, torch.dtype], int] = {
+    (sum_in_rank_order, torch.float32): 0,
+    (sum_in_rank_order, torch.float64): 1,
+    (sum_in_rank_order, torch.int32): 2,
+    (sum_in_rank_order, torch.int64): 3,
+    (sum_in_rank_order, torch.bfloat16): 4,
+    (max_over_ranks, torch.int64): 5,
+}
+"""What `native` can compute, by its number there."""
 
 
 def board_bytes(num_ranks: int, slot_bytes: int) -> int:
@@ -127,34 +137,54 @@ class Board:
 
         Raises: CollectiveError if the ranks' signatures differ, with all of them, or if a rank has ended or is late.
         """
-        if self._flags is not None:
-            self._meet_by_flags(signature, 0, 0)
-        else:
-            self._meet_by_bells(signature)
+        self._meet(signature, 0, 0)
 
     def post(self, x: Tensor, view: Tensor, signature: Signature) -> None:
         """Write x, contiguous, into `view`, its place at the beginning of the own slot, and meet."""
-        if self._flags is not None:
-            self._meet_by_flags(signature, x.data_ptr(), x.nbytes)
+        if self._native is not None:
+            self._meet(signature, x.data_ptr(), x.nbytes)
         else:
             view.copy_(x)
-            self._meet_by_bells(signature)
+            self._meet(signature)
 
-    def sum(self, x: Tensor | None, out: Tensor) -> bool:
-        """The sum in rank order of what all wrote at the last meeting, alike in size and dtype to `out`; x is what this
-        rank wrote, if it is not written over.
+    def reduction(self, combine: Combine, dtype: torch.dtype) -> int | None:
+        """What `reduce` calls this reduction; None where Python has to do it."""
+        return None if self._native is None or self.size == 1 else _NATIVE.get((combine, dtype))
 
-        Returns: False, with `out` as it was, where only Python can add such numbers.
+    def reduce(self, x: Tensor, out: Tensor, how: int, signature: Signature) -> None:
+        """Write x, contiguous, into the own slot, meet, and combine what all wrote into `out`, alike to x or x itself.
+
+        Args:
+            how: a `reduction` of x's dtype.
         """
-        code = _NATIVE_DTYPES.get(out.dtype)
-        if self._native is None or code is None or self.size == 1:
-            return False
-        self._native.sum(self._flags, 0 if x is None else x.data_ptr(), out.data_ptr(), out.numel(), code)
-        return True
+        address = x.data_ptr()
+        total = (out.data_ptr(), x.numel(), how)
+        if not self._meet(signature, address, x.nbytes, *total):
+            self._native.reduce(self._flags, address, *total)  # type: ignore[union-attr]
 
-    def _meet_by_bells(self, signature: Signature) -> None:
+    def _meet(self, signature: Signature, *written: int) -> bool:
+        """Come to the next meeting and wait for all, who must come with the same signature.
+
+        Args:
+            written: what `native.meet` takes behind the digest.
+        Returns: whether that did all of it.
+        """
         if self._left is not None:
             raise self._unfinished(signature)
+        side, found = self.side, _ABSENT
+        if self._native is None:
+            self._wait_by_bells(signature)
+        else:
+            found = self._native.meet(self._flags, signature.digest, *written)
+            if found:
+                self._wait_by_flags(found, signature)
+        self.side = 1 - side
+        self._turn += 1
+        if found and self._all_digests[side] != signature.digest * self.size:
+            self.compare(signature)
+        return not found
+
+    def _wait_by_bells(self, signature: Signature) -> None:
         side = self.side
         self._own_digest[side][:] = signature.digest
         for ring in self._bells[side]:
@@ -163,26 +193,13 @@ class Board:
         for _ in range(self.size - 1):
             if not answer(False) and not self._spin(answer):
                 self._sleep(partial(answer, True, _LOOK_UP_S), signature)
-        self.side = 1 - side
-        self._turn += 1
-        if self._all_digests[side] != signature.digest * self.size:
-            self.compare(signature)
 
-    def _meet_by_flags(self, signature: Signature, address: int, num_bytes: int) -> None:
-        if self._left is not None:
-            raise self._unfinished(signature)
-        native, flags, side = self._native, self._flags, self.side
-        assert native is not None
-        found = native.meet(flags, signature.digest, address, num_bytes)
+    def _wait_by_flags(self, found: int, signature: Signature) -> None:
         if found & _RING:
             for ring in self._bells[0]:
                 ring()
         if found & _ABSENT:
             self._sleep_by_flags(signature)
-        self.side = 1 - side
-        self._turn += 1
-        if found and self._all_digests[side] != signature.digest * self.size:
-            self.compare(signature)
 
     def _sleep_by_flags(self, signature: Signature) -> None:
         native, flags, answer = self._native, self._flags, self._answers[0]

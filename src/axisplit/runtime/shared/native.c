@@ -1,4 +1,4 @@
-/* Meetings of ranks on a board (board.py) by flags in the shared memory, and sums of what they wrote.
+/* Meetings of ranks on a board (board.py) by flags in the shared memory, and reductions of what they wrote.
  *
  * Each rank has a line of its own: the number of the meeting that it has come to, and whether it sleeps. Coming to a
  * meeting stores the number with release order, after what was written; seeing it loads with acquire order, before it is
@@ -21,7 +21,7 @@
 #define PATIENCE 1000 /* looks before other threads of this process may run */
 
 enum { RING = 1, ABSENT = 2, DIFFERS = 4 };
-enum { FLOAT32, FLOAT64, INT32, INT64, BFLOAT16 };
+enum { SUM_FLOAT32, SUM_FLOAT64, SUM_INT32, SUM_INT64, SUM_BFLOAT16, MAX_INT64 };
 
 typedef struct {
     Py_buffer memory;
@@ -98,29 +98,6 @@ static PyObject *open_board(PyObject *module, PyObject *arguments) {
     return PyCapsule_New(board, "axisplit.board", forget);
 }
 
-/* meet(board, digest, address, num_bytes) -> flags: write so many bytes into the own slot, come to the next meeting, wait */
-static PyObject *meet(PyObject *module, PyObject *const *given, Py_ssize_t count) {
-    Board *board = board_of(given[0]);
-    char *digest;
-    Py_ssize_t length;
-    if (!board || count != 4 || PyBytes_AsStringAndSize(given[1], &digest, &length) < 0) return NULL;
-    const void *from = PyLong_AsVoidPtr(given[2]);
-    size_t num_bytes = PyLong_AsSize_t(given[3]);
-    if (PyErr_Occurred()) return NULL;
-    board->turn++;
-    if (num_bytes) memcpy(slot(board, board->rank), from, num_bytes);
-    memcpy(digests(board) + board->rank * DIGEST_BYTES, digest, DIGEST_BYTES);
-    atomic_store_explicit(turn_of(board, board->rank), board->turn, memory_order_release);
-    atomic_thread_fence(memory_order_seq_cst);
-    long flags = 0;
-    for (Py_ssize_t r = 0; r < board->size; r++)
-        if (r != board->rank && atomic_load_explicit(sleeps(board, r), memory_order_relaxed)) flags |= RING;
-    if (flags || !wait_spinning(board)) return PyLong_FromLong(flags | ABSENT);
-    for (Py_ssize_t r = 0; r < board->size; r++)
-        if (memcmp(digests(board) + r * DIGEST_BYTES, digest, DIGEST_BYTES)) flags |= DIFFERS;
-    return PyLong_FromLong(flags);
-}
-
 static PyObject *came(PyObject *module, PyObject *capsule) { return PyBool_FromLong(all_came(board_of(capsule))); }
 
 /* sleep(board, whether): say that this rank is about to sleep, or is awake */
@@ -171,21 +148,65 @@ static void sum_bfloat16(const Board *board, const void *own, uint16_t *out, siz
     }
 }
 
-/* sum(board, own, out, count, dtype): of what all wrote for this meeting, in rank order, into out; own is what this rank
- * wrote, or 0 */
-static PyObject *sum(PyObject *module, PyObject *const *given, Py_ssize_t num) {
+static void max_int64(const Board *board, const void *own, int64_t *out, size_t count) {
+    const int64_t *parts[board->size];
+    for (Py_ssize_t r = 0; r < board->size; r++) parts[r] = part(board, r, own);
+    for (size_t i = 0; i < count; i++) {
+        int64_t most = parts[0][i];
+        for (Py_ssize_t r = 1; r < board->size; r++) most = parts[r][i] > most ? parts[r][i] : most;
+        out[i] = most;
+    }
+}
+
+/* what all wrote for this meeting, in rank order; this rank wrote what is at `from`, where out may be, too */
+static void combine(const Board *board, const void *from, void *out, size_t count, long how) {
+    const void *own = from == out ? NULL : from;
+    if (how == SUM_FLOAT32) SUM(float);
+    else if (how == SUM_FLOAT64) SUM(double);
+    else if (how == SUM_INT32) SUM(uint32_t);
+    else if (how == SUM_INT64) SUM(uint64_t);
+    else if (how == SUM_BFLOAT16) sum_bfloat16(board, own, out, count);
+    else max_int64(board, own, out, count);
+}
+
+/* meet(board, digest, address, num_bytes[, out, count, how]) -> flags: write so many bytes into the own slot, come to the
+ * next meeting, wait; if that is all (flags are 0), combine into out what all wrote, where an out is given */
+static PyObject *meet(PyObject *module, PyObject *const *given, Py_ssize_t num) {
+    Board *board = board_of(given[0]);
+    char *digest;
+    Py_ssize_t length;
+    if (!board || (num != 4 && num != 7) || PyBytes_AsStringAndSize(given[1], &digest, &length) < 0) return NULL;
+    const void *from = PyLong_AsVoidPtr(given[2]);
+    size_t num_bytes = PyLong_AsSize_t(given[3]);
+    void *out = num == 7 ? PyLong_AsVoidPtr(given[4]) : NULL;
+    size_t count = num == 7 ? PyLong_AsSize_t(given[5]) : 0;
+    long how = num == 7 ? PyLong_AsLong(given[6]) : 0;
+    if (PyErr_Occurred()) return NULL;
+    board->turn++;
+    if (num_bytes) memcpy(slot(board, board->rank), from, num_bytes);
+    memcpy(digests(board) + board->rank * DIGEST_BYTES, digest, DIGEST_BYTES);
+    atomic_store_explicit(turn_of(board, board->rank), board->turn, memory_order_release);
+    atomic_thread_fence(memory_order_seq_cst);
+    long flags = 0;
+    for (Py_ssize_t r = 0; r < board->size; r++)
+        if (r != board->rank && atomic_load_explicit(sleeps(board, r), memory_order_relaxed)) flags |= RING;
+    if (flags || !wait_spinning(board)) return PyLong_FromLong(flags | ABSENT);
+    for (Py_ssize_t r = 0; r < board->size; r++)
+        if (memcmp(digests(board) + r * DIGEST_BYTES, digest, DIGEST_BYTES)) flags |= DIFFERS;
+    if (out && !flags) combine(board, from, out, count, how);
+    return PyLong_FromLong(flags);
+}
+
+/* reduce(board, address, out, count, how): combine into out what all wrote for this meeting */
+static PyObject *reduce(PyObject *module, PyObject *const *given, Py_ssize_t num) {
     Board *board = board_of(given[0]);
     if (!board || num != 5) return NULL;
-    const void *own = PyLong_AsVoidPtr(given[1]);
+    const void *from = PyLong_AsVoidPtr(given[1]);
     void *out = PyLong_AsVoidPtr(given[2]);
     size_t count = PyLong_AsSize_t(given[3]);
-    long dtype = PyLong_AsLong(given[4]);
+    long how = PyLong_AsLong(given[4]);
     if (PyErr_Occurred()) return NULL;
-    if (dtype == FLOAT32) SUM(float);
-    else if (dtype == FLOAT64) SUM(double);
-    else if (dtype == INT32) SUM(uint32_t);
-    else if (dtype == INT64) SUM(uint64_t);
-    else sum_bfloat16(board, own, out, count);
+    combine(board, from, out, count, how);
     Py_RETURN_NONE;
 }
 
@@ -194,7 +215,7 @@ static PyMethodDef methods[] = {
     {"meet", (PyCFunction)(void (*)(void))meet, METH_FASTCALL, NULL},
     {"came", came, METH_O, NULL},
     {"sleep", (PyCFunction)(void (*)(void))sleep_flag, METH_FASTCALL, NULL},
-    {"sum", (PyCFunction)(void (*)(void))sum, METH_FASTCALL, NULL},
+    {"reduce", (PyCFunction)(void (*)(void))reduce, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

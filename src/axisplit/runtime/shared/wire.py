@@ -7,7 +7,7 @@ parts; among more, large ones are combined by chunks, of which each rank does it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from axisplit.runtime.shared.board import Board
 from axisplit.runtime.signature import Signature
-from axisplit.runtime.sums import sum_in_rank_order
 from axisplit.runtime.wire import Combine
 
 __all__ = ["SharedWire"]
@@ -59,13 +58,31 @@ class SharedWire:
         lane = self._lanes.get(key) or self._lane(x, [x.shape] * self._board.size, key)
         if lane is None:
             return self._reduce_in_chunks(x, combine, signature, in_place)
-        board = self._board
+        board, result = self._board, x if in_place else torch.empty_like(x)
+        how = board.reduction(combine, x.dtype)
+        if how is not None:
+            board.reduce(x, result, how, signature)
+            return result
         views = lane[board.side]
         board.post(x, views[board.rank], signature)
-        result = x if in_place else torch.empty_like(x)
-        if combine is not sum_in_rank_order or not board.sum(None if in_place else x, result):
-            combine(views, out=result)
+        combine(views, out=result)
         return result
+
+    def prepared(self, x: Tensor, combine: Combine, signature: Signature) -> Callable[[Tensor], Tensor] | None:
+        """`reduce`, to a new tensor, of what is like x, contiguous, in as few steps as can be; None where it takes more
+        than one meeting, or Python.
+        """
+        board = self._board
+        how = board.reduction(combine, x.dtype)
+        if how is None or x.nbytes > board.slot_bytes:
+            return None
+
+        def reduce(x: Tensor) -> Tensor:
+            result = torch.empty_like(x)
+            board.reduce(x, result, how, signature)
+            return result
+
+        return reduce
 
     def broadcast(self, x: Tensor, src: int, signature: Signature) -> Tensor:
         """Rank `src`'s tensor, a new one; x has one shape and dtype on all ranks."""
@@ -141,14 +158,16 @@ class SharedWire:
         result = flat if in_place else torch.empty_like(flat)
         step = board.slot_bytes // x.element_size()
         typed = [[slot.view(x.dtype) for slot in board.slots(side)] for side in (0, 1)]
-        for begin in range(0, flat.numel(), step):
-            chunk, views = flat[begin : begin + step], typed[board.side]
-            size = chunk.numel()
-            board.post(chunk, views[board.rank][:size], signature)
-            total = result[begin : begin + size]
-            own = views[board.rank][:size] if in_place else chunk  # as long as the total is not written over it
-            if combine is not sum_in_rank_order or not board.sum(None if in_place else chunk, total):
-                combine([own if r == board.rank else view[:size] for r, view in enumerate(views)], out=total)
+        how = board.reduction(combine, x.dtype)
+        for chunk, total in zip(torch.split(flat, step), torch.split(result, step), strict=True):
+            views = [view[: chunk.numel()] for view in typed[board.side]]
+            if how is not None:
+                board.reduce(chunk, total, how, signature)
+                continue
+            board.post(chunk, views[board.rank], signature)
+            if not in_place:
+                views[board.rank] = chunk  # which the total is not written over
+            combine(views, out=total)
         return result.view(x.shape)
 
 
