@@ -58,6 +58,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--ranks", type=int, default=2, metavar="N", help="of the collectives; 2")
     add("--steps", type=int, default=16, metavar="N", help="decode steps in each round; 16")
     add("--prompt", type=int, default=256, metavar="N", help="tokens; 256")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="of prefill, decode and collectives; cpu")
     add("--checkpoint-gb", type=float, default=4.0, metavar="GB", help="to load; 4")
     add("--out", type=Path, metavar="DIR", help="write benchmarks.md and .json there; parts not run stay")
     return parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""All-reduce between processes of this machine, by size: ours beside gloo and MPICH, in turns."""
+"""All-reduce between processes of this machine, by size: ours beside gloo and MPICH (or NCCL), in turns."""
 
 from __future__ import annotations
 
@@ -31,22 +31,29 @@ def measure(options: Namespace) -> dict[str, dict[int, list[float]]]:
         for size, seconds in times.items():
             found.setdefault(name, {}).setdefault(size, []).append(seconds)
 
-    with RankPool(options.ranks, deadline_s=300.0) as pool:
+    on_cpu = options.device == "cpu"
+    with RankPool(options.ranks, deadline_s=300.0, backend="gloo" if on_cpu else "nccl") as pool:
         for number in range(options.rounds):
-            for name in rotated(list(OURS), number):
-                note(name, pool.run("benchmarks.speed.collectives:on_rank", name)[0])
-            if mpi_is_here():
+            for name in rotated(list(OURS if on_cpu else ON_ACCELERATORS), number):
+                note(name, pool.run("benchmarks.speed.collectives:on_rank", name, options.device)[0])
+            if on_cpu and mpi_is_here():
                 note("MPICH", on_mpi(options.ranks))
             print(f"\rround {number + 1} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return found
 
 
-def timed(call: Callable[[], Any], meet: Callable[[], Any], agreed: Callable[[int], int]) -> float:
-    """Seconds of one call: the median over batches of as many calls as rank 0 says."""
+def timed(
+    call: Callable[[], Any],
+    meet: Callable[[], Any],
+    agreed: Callable[[int], int],
+    finish: Callable[[], None] = lambda: None,
+) -> float:
+    """Seconds of one call: the median over batches of as many calls as rank 0 says; `finish` waits for the last."""
     begin = time.perf_counter()
     for _ in range(3):
         call()
+    finish()
     count = agreed(max(3, int(_BATCH_S / ((time.perf_counter() - begin) / 3))))
     batches = []
     for _ in range(count):
@@ -56,6 +63,7 @@ def timed(call: Callable[[], Any], meet: Callable[[], Any], agreed: Callable[[in
         begin = time.perf_counter()
         for _ in range(count):
             call()
+        finish()
         batches.append((time.perf_counter() - begin) / count)
     return statistics.median(batches)
 
@@ -63,27 +71,33 @@ def timed(call: Callable[[], Any], meet: Callable[[], Any], agreed: Callable[[in
 _ways: dict[str, Callable[[Any], Any]] = {}
 
 
-def on_rank(rank: int, world_size: int, name: str) -> dict[int, float]:
+def on_rank(rank: int, world_size: int, name: str, device: str) -> dict[int, float]:
     """Seconds by size in bytes."""
     import torch
     import torch.distributed as dist
 
+    if device != "cpu":
+        torch.accelerator.set_device_index(rank)
     if name not in _ways:
-        _ways[name] = OURS[name]()
+        _ways[name] = (OURS | ON_ACCELERATORS)[name]()
 
     def agreed(count: int) -> int:
-        value = torch.tensor([count])
+        value = torch.tensor([count], device=device)
         dist.broadcast(value, 0)
         return int(value)
 
+    def finish() -> None:
+        if device != "cpu":
+            torch.accelerator.synchronize()
+
     times = {}
     for size in SIZES:
-        x = torch.ones(size // 4)
-        times[size] = timed(lambda x=x: _ways[name](x), dist.barrier, agreed)  # type: ignore[misc]
+        x = torch.ones(size // 4, device=device)
+        times[size] = timed(lambda x=x: _ways[name](x), dist.barrier, agreed, finish)  # type: ignore[misc]
     return times
 
 
-def _shared_memory() -> Callable[[Any], Any]:
+def _default_group() -> Callable[[Any], Any]:
     from axisplit.runtime.groups import ProcessGroup
 
     return ProcessGroup(None).all_reduce_sum
@@ -99,7 +113,7 @@ def _backend() -> Callable[[Any], Any]:
     return lambda x: dist.all_reduce(x, group=group)
 
 
-def _gloo() -> Callable[[Any], Any]:
+def _torch() -> Callable[[Any], Any]:
     import torch.distributed as dist
 
     return dist.all_reduce
@@ -117,11 +131,14 @@ def _without_compiler() -> Callable[[Any], Any]:
 
 
 OURS = {
-    "axisplit, compiled": _shared_memory,
+    "axisplit, compiled": _default_group,
     "axisplit, Python alone": _without_compiler,
     "axisplit as a backend of torch.distributed": _backend,
-    "gloo": _gloo,
+    "gloo": _torch,
 }
+
+
+ON_ACCELERATORS = {"axisplit": _default_group, "torch.distributed": _torch}
 
 
 def mpi_is_here() -> bool:
@@ -148,6 +165,6 @@ def tables(found: dict[str, dict[str, list[float]]]) -> str:
     for size in SIZES:
         cells = [spread(times[str(size)], 1e6, "µs") for times in found.values()]
         lines.append(f"| {size:,} | {' | '.join(cells)} |")
-    if "MPICH" not in found:
+    if "gloo" in found and "MPICH" not in found:
         lines += ["", "MPICH was not there: `pip install mpi4py mpich`."]
     return "\n".join(lines)

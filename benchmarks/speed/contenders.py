@@ -1,4 +1,7 @@
-"""Ways to run one causal language model, each in processes of its own; the functions here run on their ranks."""
+"""Ways to run one causal language model, each in processes of its own; the functions here run on their ranks.
+
+On an accelerator each rank has a device of its own, and `threads` count for what the CPU does.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTENDERS", "Contender", "Timing", "measure", "prepare"]
+__all__ = ["CONTENDERS", "Contender", "Timing", "lowering", "measure", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,16 @@ _model: nn.Module | None = None
 _met = [0.0]
 
 
-def prepare(rank: int, world_size: int, name: str, checkpoint: Path) -> str:
+def prepare(rank: int, world_size: int, name: str, checkpoint: Path, device: str) -> str:
     """Build this rank's model and try it; why it does not run, if so."""
     global _model
     contender = CONTENDERS[name]
     torch.set_num_threads(contender.threads)
+    place = torch.device(device, rank) if device != "cpu" else torch.device(device)
+    if device != "cpu":
+        torch.accelerator.set_device_index(rank)
     try:
-        _model = contender.build(rank, world_size, checkpoint)
+        _model = contender.build(rank, world_size, checkpoint).to(place)
         measure(rank, world_size, torch.ones(1, 4, dtype=torch.int64), 1)
     except Exception as error:  # whatever another library raises is its result
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
@@ -58,6 +64,7 @@ def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timin
     from axisplit.runtime.decode import generate
 
     assert _model is not None
+    prompt = prompt.to(next(_model.parameters()).device)
     ticks = [time.perf_counter()]
 
     def tick(token: int) -> None:
@@ -68,6 +75,28 @@ def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timin
     tokens = generate(_model, prompt, max_new_tokens=num_steps + 1, on_token=tick)
     prefill, *steps = (after - before for before, after in pairwise(ticks))
     return Timing(prefill, tuple(steps), _met[0], tuple(tokens))
+
+
+def lowering(rank: int, world_size: int, checkpoint: Path, num_steps: int) -> list[tuple[float, float]]:
+    """CPU seconds of decode steps, in turns: of a hand-sliced model and of a lowered one without communication, both on
+    the same weights, as where weights lie makes a difference of its own.
+    """
+    models = _half(0, 2, checkpoint), _silent(0, 2, checkpoint)
+    weights = dict(models[0].named_parameters())
+    for name, parameter in models[1].named_parameters():
+        if weights[name].shape == parameter.shape:
+            weights[name].data = parameter.data
+    token, found = torch.ones(1, 1, dtype=torch.int64), []
+    with torch.inference_mode(), models[1].__dict__["axisplit_outputs"].kept("logits"):
+        states = [m(input_ids=token.expand(1, 64), use_cache=True).past_key_values for m in models]
+        for number in range(num_steps):
+            seconds = [0.0, 0.0]
+            for which in (0, 1) if number % 2 else (1, 0):
+                begin = time.thread_time()
+                models[which](input_ids=token, use_cache=True, logits_to_keep=1, past_key_values=states[which])
+                seconds[which] = time.thread_time() - begin
+            found.append((seconds[0], seconds[1]))
+    return found[4:]
 
 
 def _time_meetings() -> None:
@@ -157,8 +186,15 @@ def _parallelize_module(rank: int, size: int, checkpoint: Path) -> nn.Module:
         styles[f"model.layers.*.{name}"] = ColwiseParallel()
     for name in ("self_attn.o_proj", "mlp.down_proj"):
         styles[f"model.layers.*.{name}"] = RowwiseParallel()
-    parallelize_module(model, init_device_mesh("cpu", (size,)), styles)
+    parallelize_module(model, init_device_mesh(_device_type(), (size,)), styles)
     return model
+
+
+def _device_type() -> str:
+    """Of the default group's tensors."""
+    import torch.distributed as dist
+
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 CONTENDERS = {

@@ -36,16 +36,21 @@ def measure(options: Namespace) -> dict[str, Any]:
         prompt = torch.randint(0, 1000, (1, options.prompt), generator=torch.Generator().manual_seed(0))
         with tempfile.TemporaryDirectory(prefix="axisplit-bench-") as folder:
             make(Path(folder), prompt)
-            pools = {name: RankPool(c.ranks, deadline_s=300.0) for name, c in contenders.CONTENDERS.items()}
+            backend = "gloo" if options.device == "cpu" else "nccl"
+            pools = {
+                name: RankPool(c.ranks, deadline_s=300.0, backend=backend) for name, c in contenders.CONTENDERS.items()
+            }
             for name, pool in list(pools.items()):
-                refused = pool.run("benchmarks.speed.contenders:prepare", name, Path(folder))[0]
+                refused = pool.run("benchmarks.speed.contenders:prepare", name, Path(folder), options.device)[0]
                 if refused:
                     print(f"{model}: {name}: {refused}", file=sys.stderr)
                     pools.pop(name).close()
             found = in_turns(pools, prompt, options)
             for pool in pools.values():
                 pool.close()
-        results[model] = {"prompt": options.prompt, "steps": options.steps, "found": found}
+            with RankPool(1, deadline_s=300.0) as pool:
+                (steps,) = pool.run("benchmarks.speed.contenders:lowering", Path(folder), 20 * options.rounds)
+        results[model] = {"prompt": options.prompt, "steps": options.steps, "found": found, "lowering": steps}
     return results
 
 
@@ -53,7 +58,7 @@ def in_turns(pools: dict[str, Any], prompt: torch.Tensor, options: Namespace) ->
     """Rounds of one prefill and `options.steps` decode steps of each, beginning with another contender each time; the
     first round is for warmth.
     """
-    found: Found = {name: {"prefill": [], "decode": [], "meetings": []} for name in pools}
+    found: Found = {name: {"prefill": [], "decode": [], "meetings": [], "waiting": []} for name in pools}
     tokens = {}
     for number in range(options.rounds + 1):
         for name, pool in rotated(list(pools.items()), number):
@@ -63,6 +68,7 @@ def in_turns(pools: dict[str, Any], prompt: torch.Tensor, options: Namespace) ->
                 found[name]["prefill"].append(max(rank.prefill_s for rank in ranks))
                 found[name]["decode"].append(max(statistics.median(rank.decode_s) for rank in ranks))
                 found[name]["meetings"].append(min(rank.met_s for rank in ranks) / options.steps)
+                found[name]["waiting"].append(max(rank.met_s for rank in ranks) / options.steps)
         print(f"\rround {number} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     whole = {name: text for name, text in tokens.items() if name not in (LIMIT, WITHOUT)}
@@ -92,13 +98,15 @@ def tables(results: dict[str, Any]) -> str:
                 for cell in (spread(times[what], 1e3, "ms"), f"{ratio(times[what], found[LIMIT][what]):.1%}")
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        over = {what: 1 / ratio(found[WITHOUT][what], found[LIMIT][what]) - 1 for what in ("prefill", "decode")}
+        by_hand, lowered = ([step[which] for step in result["lowering"]] for which in (0, 1))
         lines += [
             "",
             (
-                f"Lowering itself (axisplit without communication beside the halves): {over['prefill']:+.1%} in "
-                f"prefill, {over['decode']:+.1%} in decode. In meetings of a decode step, waiting for the other rank "
-                f"included: {spread(found[OURS]['meetings'], 1e3, 'ms')}."
+                f"Of a decode step, in meetings with the other rank: {spread(found[OURS]['meetings'], 1e3, 'ms')} on "
+                "the rank that is there less (messages, their copies and sums), "
+                f"{spread(found[OURS]['waiting'], 1e3, 'ms')} on the other, which waits. Lowering itself, a model "
+                "without communication beside a hand-sliced one on the same weights in one process, in turns: "
+                f"{1 / ratio(lowered, by_hand) - 1:+.1%} of CPU time in {len(lowered)} decode steps."
             ),
             "",
         ]

@@ -22,7 +22,7 @@ from axisplit.runtime.shared.segment import Segment
 from axisplit.runtime.shared.wire import SharedWire
 from axisplit.runtime.signature import signature_of
 from axisplit.runtime.simulate import simulate
-from axisplit.runtime.sums import sum_in_rank_order
+from axisplit.runtime.sums import max_over_ranks, sum_in_rank_order
 
 SLOT_BYTES = 1024
 _native = connect._native
@@ -91,6 +91,25 @@ def everything(rank: int, world_size: int, compiled: bool) -> int:
 def test_every_dtype_and_size(num_ranks: int, compiled: bool) -> None:
     with RankPool(num_ranks) as pool:
         assert pool.run(everything, compiled) == [len(DTYPES) * 6] * num_ranks
+
+
+def again(rank: int, world_size: int, compiled: bool) -> int:
+    """The same reductions of one site several times: what was prepared for one is not taken for another."""
+    use(compiled)
+    group, checked = ProcessGroup(None), 0
+    for turn in range(3):
+        for dtype in (torch.float32, torch.int64, torch.float16):
+            for shape in ((4, 5), (5, 4), (400, 500)):
+                parts = [numbers(10 * turn + r, shape[0] * shape[1], dtype).view(shape) for r in range(world_size)]
+                x = parts[rank].t().contiguous().t() if turn == 1 else parts[rank]  # the same numbers, in another order
+                assert torch.equal(group.all_reduce_sum(x, "m/site"), sum_in_rank_order(parts))
+                assert torch.equal(group.all_reduce_max(x, "m/site"), max_over_ranks(parts))
+                checked += 1
+    return checked
+
+
+def test_the_same_collective_again(pool: RankPool, compiled: bool) -> None:
+    assert set(pool.run(again, compiled)) == {27}
 
 
 def races(rank: int, world_size: int, compiled: bool) -> bool:

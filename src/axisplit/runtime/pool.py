@@ -12,18 +12,22 @@ __all__ = ["RankPool"]
 
 
 class RankPool:
-    """N gloo ranks that wait for calls; started at the first one, and anew after a failed one.
+    """N ranks that wait for calls; started at the first one, and anew after a failed one.
 
     Args:
         num_ranks: at least 1.
         deadline_s: how long a call may take before its ranks are killed.
         timeout_s: how long a collective may wait for a rank.
+        backend: of torch.distributed.
     """
 
-    def __init__(self, num_ranks: int, *, deadline_s: float = 60.0, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, num_ranks: int, *, deadline_s: float = 60.0, timeout_s: float = 30.0, backend: str = "gloo"
+    ) -> None:
         self.num_ranks = num_ranks
         self._deadline_s = deadline_s
         self._timeout_s = timeout_s
+        self._backend = backend
         self._workers: Workers | None = None
 
     def run(self, fn: Target, *args: Any, deadline_s: float | None = None) -> list[Any]:
@@ -51,7 +55,7 @@ class RankPool:
             raise
 
     def _started(self) -> Workers:
-        workers = Workers(self.num_ranks, backend="gloo", timeout_s=self._timeout_s, threads_per_rank=1)
+        workers = Workers(self.num_ranks, backend=self._backend, timeout_s=self._timeout_s, threads_per_rank=1)
         weakref.finalize(self, workers.kill)
         self._workers = workers
         return workers

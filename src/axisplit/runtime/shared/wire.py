@@ -165,8 +165,6 @@ class SharedWire:
                 board.reduce(chunk, total, how, signature)
                 continue
             board.post(chunk, views[board.rank], signature)
-            if not in_place:
-                views[board.rank] = chunk  # which the total is not written over
             combine(views, out=total)
         return result.view(x.shape)
 
