@@ -1,6 +1,6 @@
 """How fast: ratios of contenders that are measured in turns, in one run.
 
-python -m benchmarks.speed [PART,…] [--rounds N] [--out DIR]      parts: collectives, decode, loading, planning
+python -m benchmarks.speed [PART,…] [--rounds N] [--out DIR]      parts: collectives, decode, loading, planning, scaling
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ PARTS = {
     "decode": "Prefill and decode",
     "loading": "Loading",
     "planning": "Planning, and starting",
+    "scaling": "How it grows",
 }
 
 
@@ -36,6 +37,10 @@ def main() -> int:
     else:
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         file.with_suffix(".md").write_text(page(found), encoding="utf-8")
+        for part in options.parts:
+            draw = getattr(import_module(f"benchmarks.speed.{part}"), "draw", None)
+            if draw is not None:
+                draw(found[part]["measured"], options.out / "benchmarks")
     return 0
 
 

@@ -5,6 +5,7 @@ On an accelerator each rank has a device of its own, and `threads` count for wha
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,17 +133,11 @@ def _silent(rank: int, size: int, checkpoint: Path) -> nn.Module:
     import axisplit
     from axisplit.api import bind
     from axisplit.checkpoint.shards import load_shards
-    from axisplit.runtime.groups import SingleGroup
+    from benchmarks.speed.silent import silent_group
 
-    class Silent(SingleGroup):
-        def all_gather(self, x: Tensor, shapes: Any, site: str = "") -> list[Tensor]:
-            return [x if r == self.rank else x.new_zeros(shape) for r, shape in enumerate(shapes)]
-
-    group = Silent()
-    group.rank, group.size = rank, size
     plan = axisplit.Plan.load(checkpoint / f"plan-{size}.json")
     model = load_shards(checkpoint, plan, rank, torch.float32)
-    bind(model, plan, group)
+    bind(model, plan, silent_group(rank, size))
     return model.eval()
 
 
@@ -190,6 +185,17 @@ def _parallelize_module(rank: int, size: int, checkpoint: Path) -> nn.Module:
     return model
 
 
+def _deepspeed(rank: int, size: int, checkpoint: Path) -> nn.Module:
+    # its shared memory is named after what torchrun sets
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "LOCAL_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    import deepspeed
+
+    model = _whole(rank, size, checkpoint)
+    parallel = {"tensor_parallel": {"tp_size": size}, "dtype": torch.float32, "replace_with_kernel_inject": False}
+    engine: nn.Module = deepspeed.init_inference(model, parallel).module
+    return engine
+
+
 def _device_type() -> str:
     """Of the default group's tensors."""
     import torch.distributed as dist
@@ -205,6 +211,7 @@ CONTENDERS = {
         Contender("axisplit, 2 ranks", 2, 1, _axisplit),
         Contender("transformers, 2 ranks", 2, 1, _transformers),
         Contender("parallelize_module, 2 ranks", 2, 1, _parallelize_module),
+        Contender("DeepSpeed AutoTP, 2 ranks", 2, 1, _deepspeed),
         Contender("axisplit without communication", 2, 1, _silent),
         Contender("two halves without communication", 2, 1, _half),
     )

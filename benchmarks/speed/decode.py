@@ -40,17 +40,19 @@ def measure(options: Namespace) -> dict[str, Any]:
             pools = {
                 name: RankPool(c.ranks, deadline_s=300.0, backend=backend) for name, c in contenders.CONTENDERS.items()
             }
+            reasons = {}
             for name, pool in list(pools.items()):
                 refused = pool.run("benchmarks.speed.contenders:prepare", name, Path(folder), options.device)[0]
                 if refused:
-                    print(f"{model}: {name}: {refused}", file=sys.stderr)
+                    reasons[name] = refused
                     pools.pop(name).close()
             found = in_turns(pools, prompt, options)
             for pool in pools.values():
                 pool.close()
             with RankPool(1, deadline_s=300.0) as pool:
                 (steps,) = pool.run("benchmarks.speed.contenders:lowering", Path(folder), 20 * options.rounds)
-        results[model] = {"prompt": options.prompt, "steps": options.steps, "found": found, "lowering": steps}
+        about = {"prompt": options.prompt, "steps": options.steps, "refused": reasons}
+        results[model] = {**about, "found": found, "lowering": steps}
     return results
 
 
@@ -98,6 +100,7 @@ def tables(results: dict[str, Any]) -> str:
                 for cell in (spread(times[what], 1e3, "ms"), f"{ratio(times[what], found[LIMIT][what]):.1%}")
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines += [f"| {name} | does not run: {reason} | | | |" for name, reason in result["refused"].items()]
         by_hand, lowered = ([step[which] for step in result["lowering"]] for which in (0, 1))
         lines += [
             "",

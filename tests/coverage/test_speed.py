@@ -1,7 +1,11 @@
 """The page of speeds, from numbers that are known."""
 
+from xml.etree import ElementTree
+
+import pytest
+
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import collectives, decode, planning
+from benchmarks.speed import collectives, decode, planning, scaling
 from benchmarks.speed.series import ratio, rotated, spread
 
 
@@ -13,16 +17,20 @@ def test_ratios_are_of_the_same_round_and_rounds_begin_with_another():
 
 def test_decode_is_told_beside_the_limit():
     def times(prefill, step):
-        return {"prefill": [prefill], "decode": [step], "meetings": [0.001]}
+        return {"prefill": [prefill], "decode": [step], "meetings": [0.001], "waiting": [0.003]}
 
     found = {decode.OURS: times(0.2, 0.025), decode.WITHOUT: times(0.1, 0.021), decode.LIMIT: times(0.1, 0.02)}
-    text = decode.tables({"tiny": {"prompt": 8, "steps": 4, "found": found}})
+    steps, refused = [(0.020, 0.021), (0.040, 0.042)], {"DeepSpeed": "ModuleNotFoundError: No module named 'deepspeed'"}
+    about = {"prompt": 8, "steps": 4, "refused": refused}
+    text = decode.tables({"tiny": {**about, "found": found, "lowering": steps}})
     assert (
         "| axisplit, 2 ranks | 200.0 (200.0 to 200.0) ms | 50.0% | 25.0 (25.0 to 25.0) ms | 80.0% |"
         in text.splitlines()
     )
-    assert "+0.0% in prefill, +5.0% in decode" in text
-    assert "1.00 (1.00 to 1.00) ms" in text
+    assert "| DeepSpeed | does not run: ModuleNotFoundError: No module named 'deepspeed' | | | |" in text
+    assert "in turns: +5.0% of CPU time in 2 decode steps" in text
+    assert "1.00 (1.00 to 1.00) ms on the rank that is there less" in text
+    assert "3.00 (3.00 to 3.00) ms on the other" in text
 
 
 def test_collectives_by_size():
@@ -30,6 +38,29 @@ def test_collectives_by_size():
     lines = collectives.tables(found).splitlines()
     assert lines[0] == "| bytes | ours | theirs |"
     assert "| 1,024 | 6.02 (6.02 to 6.02) µs | 6.02 (6.02 to 6.02) µs |" in lines
+
+
+def test_growth_is_drawn_with_its_bounds(tmp_path):
+    def point(value, ranks, seconds, sent):
+        return {"value": value, "ranks": ranks, "part_s": [seconds], "whole_s": [1.0], "sent": sent, "bound": sent}
+
+    found = {"ranks": [point(1, 1, 1.0, 0.0), point(2, 2, 0.6, 4e6), point(4, 4, 0.3, 6e6)]}
+    text = scaling.tables(found)
+    assert "| ranks | 4 | 300.0 ms | 250.0 ms | 6,000,000 | 6,000,000 |" in text
+    assert "![ranks](benchmarks/ranks.svg)" in text
+    scaling.draw(found, tmp_path)
+    drawn = ElementTree.parse(tmp_path / "ranks.svg").getroot()
+    name = "{http://www.w3.org/2000/svg}"
+    assert len(drawn.findall(f".//{name}circle")) == 3 + 2  # nothing is sent by one rank
+    heights = [float(c.get("cy")) for c in drawn.findall(f".//{name}circle")][:3]
+    assert heights == sorted(heights)
+    assert {t.text for t in drawn.iter(f"{name}text")} >= {"ranks", "whole model / ranks", "the solver's bound", "1024"}
+
+
+def test_a_measured_point_is_the_plans():
+    point = scaling._measured(scaling.Case(ranks=3, batch=1, sequence=8, layers=2), rounds=1)
+    assert point["sent"] == pytest.approx(point["bound"], rel=0.1)  # the fullest rank need not be the busiest
+    assert len(point["part_s"]) == len(point["whole_s"]) == 1
 
 
 def test_planning_for_each_layer():

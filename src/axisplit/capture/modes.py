@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,10 @@ aten = torch.ops.aten
 class OpMode(SchemaCheckMode):  # type: ignore[no-untyped-call]
     """Torch admits only three classes of its own at the pre-dispatch key; of those, this one brings nothing along."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled inside (`uncompiled`), and skipping takes a second to import the compiler
+
     def __init__(self, recorder: Recorder) -> None:
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         self._dispatch_key = torch._C.DispatchKey.PreDispatch
@@ -47,6 +51,8 @@ class OpMode(SchemaCheckMode):  # type: ignore[no-untyped-call]
 
 class InnerOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees the ops that a transform makes of an op, on the tensors that its own stand for."""
+
+    _should_skip_dynamo = OpMode._should_skip_dynamo
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -195,7 +201,9 @@ def outside_modes() -> Iterator[None]:
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """Inside, what `torch.compile` wraps runs as it was written."""
+    """Inside, what `torch.compile` wraps runs as it was written. It wraps nothing before the compiler is imported."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
 

@@ -81,18 +81,20 @@ def own_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return own(args), own(kwargs)
 
 
-def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = ()) -> Captured:
+def capture(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = (), *, on_values: bool = False) -> Captured:
     """Trace a model on example inputs: every phase that runs, or exactly those in `only`.
 
+    Args:
+        on_values: run it on the values; for what is small, as fake tensors take a second to import.
     Raises: InputError if the model does not run on the inputs; CaptureError if an op cannot be represented.
     """
-    folds = find_folds(model)
+    folds = () if on_values else find_folds(model)
     if folds:
         found = _capture_folded(model, inputs, folds, only)
         if found is not None:
             return found
     try:
-        return _capture(model, inputs, fake=True, only=only)
+        return _capture(model, inputs, fake=not on_values, only=only)
     except AxisplitError:
         raise
     except Exception as error:

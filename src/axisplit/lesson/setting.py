@@ -73,6 +73,16 @@ class _Expression(torch.nn.Module):
         return self._formula.evaluate({**self._held, **inputs})
 
 
+_SMALL = 2**20
+
+
+def _most_numbers(shapes: Mapping[str, Sequence[int]]) -> int:
+    """More than any op can make of such tensors: none makes a dim that is longer, or more dims."""
+    longest = max((size for shape in shapes.values() for size in shape), default=1)
+    dims: int = longest ** max((len(shape) for shape in shapes.values()), default=0)
+    return dims
+
+
 class Setting:
     """What is known of a formula before any way to distribute it is chosen.
 
@@ -88,10 +98,12 @@ class Setting:
         self.formula, self.ranks = formula, ranks
         self.shapes = _checked(formula, shapes)
         self.weights = _weights(formula, self.shapes, inputs)
-        tensors = {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
+        small = _most_numbers(self.shapes) <= _SMALL
+        tensors = {name: torch.zeros(shape, device="cpu" if small else "meta") for name, shape in self.shapes.items()}
         formula.evaluate(tensors)  # shapes that do not fit are told of here, in the user's words
         given = {name: tensors.pop(name) for name in inputs}
-        self._derived = derive_axes(capture(_Expression(formula, tensors), given, ("forward",)).graph)
+        traced = capture(_Expression(formula, tensors), given, ("forward",), on_values=small)
+        self._derived = derive_axes(traced.graph)
         graph = self._derived.graph
         assert len(graph.nodes) == len(formula.ops), "each op is one node"
         named = {value.name.rpartition(":")[2]: value.index for value in graph.values if value.origin == "input"}
