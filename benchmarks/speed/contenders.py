@@ -79,10 +79,11 @@ def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timin
 
 
 def lowering(rank: int, world_size: int, checkpoint: Path, num_steps: int) -> list[tuple[float, float]]:
-    """CPU seconds of decode steps, in turns: of a hand-sliced model and of a lowered one without communication, both on
-    the same weights, as where weights lie makes a difference of its own.
+    """CPU seconds of decode steps, in turns: of a hand-sliced model and of a lowered one without communication, of the
+    same sizes and on the same weights, as where weights lie makes a difference of its own.
     """
-    models = _half(0, 2, checkpoint), _silent(0, 2, checkpoint)
+    lowered = _silent(0, 2, checkpoint)
+    models = _hand_sliced(lowered, checkpoint), lowered
     weights = dict(models[0].named_parameters())
     for name, parameter in models[1].named_parameters():
         if weights[name].shape == parameter.shape:
@@ -152,6 +153,20 @@ def _half(rank: int, size: int, checkpoint: Path) -> nn.Module:
     config.num_key_value_heads = heads
     config.intermediate_size = _share(config.intermediate_size, rank, size)
     config.vocab_size = _share(config.vocab_size, rank, size)
+    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def _hand_sliced(part: Any, checkpoint: Path) -> nn.Module:
+    """A Llama with as many heads, inner features and logits as a rank's part has."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(checkpoint)
+    config.head_dim = config.hidden_size // config.num_attention_heads
+    layer = part.model.layers[0]
+    config.num_attention_heads = layer.self_attn.q_proj.weight.shape[0] // config.head_dim
+    config.num_key_value_heads = layer.self_attn.k_proj.weight.shape[0] // config.head_dim
+    config.intermediate_size, config.vocab_size = layer.mlp.up_proj.weight.shape[0], part.lm_head.weight.shape[0]
     model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval()
 

@@ -62,8 +62,6 @@ FORMULAE = ("tests/memory/test_formulae.py",)
 LESSON = ("tests/lesson/test_compare.py",)
 LEARNER = ("tests/lesson/test_exercise.py",)
 SHARED = ("tests/runtime/test_shared.py",)
-INFERRED = ("tests/lower/test_guard.py", "-k", "inferred")
-LEVEL = ("tests/solve/test_level.py",)
 LIBRARY = ("tests/runtime/test_backend.py",)
 MEASURED = ("tests/memory/test_model.py",)
 
@@ -577,14 +575,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("solve/policy.py", "and not _is_minor(n, doubtful, must)}", "}", POLICY),
         Mutant("axes/expression.py", "and self._still_apart(mark):", ":", ("tests/axes/test_expression.py",)),
         Mutant("solve/ties.py", "return apart and (", "return (", TIES),
-        Mutant("solve/level.py", "if max(loads) > (1 - WORTH) * max(fixed):", "if False:", LEVEL),
-        Mutant("solve/level.py", "for name in held if name not in gathered", "for name in held", LEVEL),
-        Mutant("solve/level.py", "derived=replace(search.derived, memo={}), memo={})", "memo={})", LEVEL),
-        Mutant("solve/level.py", "least = min(range(len(loads)), key=loads.__getitem__)", "least = 0", LEVEL),
-        Mutant("lower/planning.py", "best = planner.levelled(best) if uneven else best", "pass", LEVEL),
-        Mutant("lower/planning.py", "plan.axes, lowered.parameters", "(), lowered.parameters", LEVEL),
-        Mutant("lower/paths.py", "plan.axes, lowered.parameters", "(), lowered.parameters", INFERRED),
-        Mutant("solve/level.py", "== held[value] for value in here", "for value in here", LEVEL),
         Mutant("solve/ties.py", "(bool(set.intersection(*map(set, usable))) or not all(usable))", "True", TIES),
         Mutant(
             "runtime/costs.py",

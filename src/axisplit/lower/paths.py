@@ -21,7 +21,6 @@ from axisplit.proof.inference import infer_program
 from axisplit.runtime.groups import FakeGroup, Group
 from axisplit.runtime.simulate import simulate
 from axisplit.solve.build import Search, find_splits
-from axisplit.solve.level import as_planned
 from axisplit.solve.plan import Plan
 from axisplit.solve.ties import find_ties
 
@@ -48,8 +47,7 @@ def why_not_on(captured: Captured, plan: Plan, model: torch.nn.Module, inputs: I
             traces = dict(enumerate(simulate(lowered.ranks, trace)))
     except AxisplitError as error:  # a rank's own, or that of one which waited for it
         return error.what
-    search = as_planned(_search(derived, lowered.ranks, captured), plan.axes, lowered.parameters)
-    found = infer_program(Parts(search), lowered.parameters, sites_of(lowered), traces)
+    found = infer_program(_parts(derived, lowered.ranks, captured), lowered.parameters, sites_of(lowered), traces)
     return str(found) if found is not None else ""
 
 
@@ -57,6 +55,6 @@ class _Broken(AxisplitError):
     """A rank's program does not run to its end."""
 
 
-def _search(derived: Derived, ranks: int, captured: Captured) -> Search:
+def _parts(derived: Derived, ranks: int, captured: Captured) -> Parts:
     ties = find_ties(derived, {fold.container for fold in captured.folds})
-    return Search(derived, ties, ranks, find_splits(derived, ties, ranks, uneven=True) if ranks > 1 else {})
+    return Parts(Search(derived, ties, ranks, find_splits(derived, ties, ranks, uneven=True) if ranks > 1 else {}))

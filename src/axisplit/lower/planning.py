@@ -29,10 +29,9 @@ from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
 from axisplit.proof.program import Mismatch
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
-from axisplit.solve.level import as_planned, levelled
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
 from axisplit.solve.policy import Choice, choose, least_with
-from axisplit.solve.problem import Problem, Solution, common_strategies
+from axisplit.solve.problem import Solution, common_strategies
 from axisplit.solve.ties import find_ties
 
 MOST_ROUNDS, PATIENCE = 24, 8  # rounds of excluding what cannot be lowered; then whole modules at once
@@ -85,7 +84,6 @@ def _make_plan(
     best = best or planner.all_whole()
     if best is None:
         raise LoweringError("no plan could be put into the model's code", got="; ".join(planner.reasons[-3:]))
-    best = planner.levelled(best) if uneven else best
     plan = describe(planner.with_cotangents(best), captured, name or type(model).__name__)
     check_plan(plan)
     return plan
@@ -192,17 +190,6 @@ class _Planner:
         keeping.why_whole = self.reasons[-1]
         found = keeping.search(keeping.start)
         return found and replace(found, excluded=tuple(dict.fromkeys(self.reasons[-3:])))
-
-    def levelled(self, found: Found) -> Found:
-        """The same choice with axes cut so that ranks hold alike, where that makes a difference and can be lowered."""
-        start, choice, modules = found.decision.search, found.decision.choice, found.decision.captured
-        search = levelled(start, choice)
-        if search is start or not _holds(choice.solution, build_problem(search)):
-            return found
-        tried = self._try(search, search.forbidden, choice, modules)
-        if tried.refusals:
-            return found
-        return replace(found, decision=tried.decision, lowered=tried.lowered, backward=tried.backward)
 
     def _try(self, start: Search, forbidden: Forbidden, choice: Choice, modules: frozenset[str]) -> Attempt:
         """Lower and prove one choice; the two searches begin alike. What gradients need is proved first: a program that
@@ -327,28 +314,22 @@ def decision_of(plan: Plan, captured: Captured) -> Decision:
 
     Raises: PlanMismatchError if the plan was made for another graph.
     """
-    ops, held = plan.choices.get("ops", {}), plan.choices.get("held", {})
-    lowered = refold(plan, captured.folds)
-    search = as_planned(begin_search(captured, plan.ranks), plan.axes, lowered.parameters)
+    search = begin_search(captured, plan.ranks)
     problem = build_problem(search)
-    solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal, 0.0)
-    if not _holds(solution, problem) or fingerprint(captured.graph) != plan.fingerprint:
+    ops, held = plan.choices.get("ops", {}), plan.choices.get("held", {})
+    fits = ops.keys() == problem.instances.keys() and held.keys() == problem.held.keys()
+    fits = fits and all(ops[node] in common_strategies(found) for node, found in problem.instances.items())
+    if not fits or fingerprint(captured.graph) != plan.fingerprint:
         raise PlanMismatchError(
             "the plan was made for another model",
             got=f"a model with fingerprint {fingerprint(captured.graph)}",
             needed=f"the plan's: {plan.fingerprint} ({plan.model}, torch {plan.versions.get('torch')})",
             do="plan this model again with these versions",
         )
-    modules = frozenset(c.module for c in lowered.captured)
+    solution = Solution(dict(ops), dict(held), {}, plan.comm_bytes_per_rank, plan.lower_bound_bytes, plan.optimal, 0.0)
+    modules = frozenset(c.module for c in refold(plan, captured.folds).captured)
     decision = Decision(search, Choice(solution, problem, {}), modules)
     return replace(decision, cotangents=restored_cotangents(decision, plan))
-
-
-def _holds(solution: Solution, problem: Problem) -> bool:
-    """Whether a problem offers all that a solution has chosen."""
-    ops, held = solution.strategy, solution.state
-    same = ops.keys() == problem.instances.keys() and held.keys() == problem.held.keys()
-    return same and all(ops[node] in common_strategies(found) for node, found in problem.instances.items())
 
 
 def describe(found: Found, captured: Captured, name: str) -> Plan:

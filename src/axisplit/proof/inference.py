@@ -23,7 +23,7 @@ from axisplit.proof.program import Mismatch, Walk
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import Site
 from axisplit.solve.plan import ParameterPlan
-from axisplit.solve.shards import layout_of, local_length, merge, ranges_of
+from axisplit.solve.shards import layout_of, local_length, local_ranges, merge
 from axisplit.solve.splits import Range
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy, split_state, strategies
 
@@ -65,13 +65,20 @@ def _held(parts: Parts, parameters: Mapping[str, ParameterPlan]) -> dict[int, li
         if plan is None:
             continue  # a tie: held under its first name
         if plan.held == "split":
-            derived, keys = parts.search.derived, parts.search.keys
-            splits = parts.search.splits.values()
-            held = [s for s in splits if ranges_of(derived, value, s, keys) == plan.ranges]
-            found[value] = [split_state(split.name) for split in held]
+            states = map(split_state, parts.search.splits)
+            found[value] = [state for state in states if _ranges(parts, value, state) == plan.ranges]
         else:
             found[value] = [WHOLE if plan.held == "whole" else PARTIAL]
     return found
+
+
+def _ranges(parts: Parts, value: int, state: str) -> tuple[tuple[tuple[Range, ...], ...], ...]:
+    """Rank -> dim -> index ranges of a value in a split state."""
+    derived = parts.search.derived
+    return tuple(
+        tuple(tuple(local_ranges(derived.axes, axis, held)) for axis in derived.dims[value])
+        for held in (parts.held(state, rank) for rank in range(parts.num_ranks))
+    )
 
 
 class InferredWalk(Walk):

@@ -54,7 +54,7 @@ def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> d
     """
     variable = {ties.axis.get(leaf) for leaf in variable_leaves(derived)}
     sizes = {key: leaf.size for leaf, key in ties.axis.items() if key not in variable}
-    steps = granularity(derived, ties)
+    steps = _granularity(derived, ties)
     found: dict[str, Split] = {}
     for key, size in sizes.items():
         name = ties.axis_name[key]
@@ -73,7 +73,7 @@ def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> d
     return found
 
 
-def granularity(derived: Derived, ties: Ties) -> dict[str, int]:
+def _granularity(derived: Derived, ties: Ties) -> dict[str, int]:
     """Axes whose parts some kernel takes only in multiples."""
     found: dict[str, int] = {}
     for law in derived.laws:

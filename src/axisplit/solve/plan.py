@@ -129,16 +129,6 @@ class AxisPlan:
     split: tuple[str, ...]  # each rank's part, as "start:end"; empty if the axis is not split
     parameters: tuple[str, ...]
 
-    @property
-    def boxes(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Each rank's ranges, one for each axis that is split jointly.
-
-        >>> AxisPlan("kv x group", 6, ("0:1 x 0:2", "1:3 x 0:2"), ()).boxes
-        (((0, 1), (0, 2)), ((1, 3), (0, 2)))
-        """
-        spans = ([span.split(":") for span in part.split(" x ")] for part in self.split)
-        return tuple(tuple((int(start), int(end)) for start, end in box) for box in spans)
-
 
 @dataclass(frozen=True)
 class CotangentPlan:

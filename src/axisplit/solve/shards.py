@@ -115,16 +115,6 @@ def held_by(split: Split, axis_keys: AxisKeys, rank: int) -> dict[Axis, Range]:
     return {leaf: split.range_of(key, rank) for key in split.axes for leaf in axis_keys.by_key[key]}
 
 
-def ranges_of(
-    derived: Derived, value: int, split: Split, axis_keys: AxisKeys
-) -> tuple[tuple[tuple[Range, ...], ...], ...]:
-    """Rank -> dim -> index ranges of a value under one split."""
-    return tuple(
-        tuple(tuple(local_ranges(derived.axes, axis, held)) for axis in derived.dims[value])
-        for held in (held_by(split, axis_keys, rank) for rank in range(len(split.boxes)))
-    )
-
-
 def split_dims(derived: Derived, value: int, split: Split, axis_keys: AxisKeys) -> list[int]:
     """The dims of a value that a split cuts."""
     return [
