@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from axisplit.lower.apply import site_of
@@ -12,7 +12,7 @@ from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
 from axisplit.runtime.sites import twin_of
-from axisplit.solve.plan import CollectivePlan, ParameterPlan, StepPlan
+from axisplit.solve.plan import CollectivePlan, ParameterPlan, Ranges, StepPlan
 from axisplit.solve.states import PARTIAL, WHOLE
 
 
@@ -124,19 +124,18 @@ def _of_parameters(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
 
 def _sent_to_holders(parameter: ParameterPlan) -> tuple[float, ...]:
     """Bytes each rank sends to those that hold the same indices."""
-    sent = []
-    for rank, own in enumerate(parameter.ranges):
-        size = parameter.local_bytes(rank)
-        total = 0.0
-        for other, theirs in enumerate(parameter.ranges):
-            if other != rank:
-                share = 1.0
-                for mine, held in zip(own, theirs, strict=True):
-                    common = sum(max(0, min(b, d) - max(a, c)) for a, b in mine for c, d in held)
-                    share *= common / sum(b - a for a, b in mine)
-                total += share * size
-        sent.append(total)
-    return tuple(sent)
+    alike = Counter(parameter.ranges)
+    shares = {own: sum(_share(own, theirs) * count for theirs, count in alike.items()) - 1.0 for own in alike}
+    return tuple(shares[own] * parameter.local_bytes(rank) for rank, own in enumerate(parameter.ranges))
+
+
+def _share(own: Sequence[Ranges], theirs: Sequence[Ranges]) -> float:
+    """Of what a rank holds, the part that another holds too."""
+    share = 1.0
+    for mine, held in zip(own, theirs, strict=True):
+        common = sum(max(0, min(b, d) - max(a, c)) for a, b in mine for c, d in held)
+        share *= common / sum(b - a for a, b in mine)
+    return share
 
 
 __all__ = ["Moved", "backward_traffic", "listed", "planned_collectives", "twin_kind"]

@@ -359,12 +359,11 @@ def check_plan(plan: Plan) -> None:
         assert len(parameter.ranges) == plan.ranks
         for dim, size in enumerate(parameter.shape):
             covered = set[int]()
-            for rank in range(plan.ranks):
-                for start, end in parameter.ranges[rank][dim]:
-                    some = start < end or not size  # an option that is off may leave a dim empty
-                    fits = start >= 0 and end <= size and some
-                    assert fits, f"{parameter.name}: range {start}:{end} of dim {dim} ({size})"
-                    covered.update(range(start, end)) if size <= 4096 else covered.update((start, end))
+            for start, end in {span for held in parameter.ranges for span in held[dim]}:
+                some = start < end or not size  # an option that is off may leave a dim empty
+                fits = start >= 0 and end <= size and some
+                assert fits, f"{parameter.name}: range {start}:{end} of dim {dim} ({size})"
+                covered.update(range(start, end)) if size <= 4096 else covered.update((start, end))
             assert size > 4096 or len(covered) == size, f"{parameter.name}: dim {dim} is not covered by the ranks"
     for place in plan.places:
         for step in place.steps:
