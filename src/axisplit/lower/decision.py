@@ -44,8 +44,16 @@ class Parts:
         return held_by(self.split(state), self.search.keys, rank)
 
     def local_shape(self, value: int, state: str, rank: int) -> tuple[int, ...]:
-        held = self.held(state, rank) if state[0] == "S" else {}
-        return tuple(local_length(self.search.derived.axes, axis, held) for axis in self.search.derived.dims[value])
+        """Of the rank's part of a value: alike for all ranks whose ranges are as long."""
+        derived = self.search.derived
+        if state[0] != "S":
+            return derived.graph.values[value].shape
+        key = ("shape", value, state, tuple(b - a for a, b in self.split(state).boxes[rank]))
+        if key not in derived.memo:
+            held = self.held(state, rank)
+            derived.memo[key] = tuple(local_length(derived.axes, axis, held) for axis in derived.dims[value])
+        found: tuple[int, ...] = derived.memo[key]
+        return found
 
     def layout(self, value: int, state: str) -> Layout:
         """How a value in a split state lies on the ranks."""
