@@ -120,10 +120,16 @@ def tables(found: dict[str, Any]) -> str:
     ]
     for what, points in found.items():
         for point in points:
-            part, whole = statistics.median(point["part_s"]), statistics.median(point["whole_s"]) / point["ranks"]
-            cells = [f"{1e3 * part:.1f} ms", f"{1e3 * whole:.1f} ms", f"{point['sent']:,.0f}", f"{point['bound']:,.0f}"]
+            part, whole = _times(point)
+            cells = [f"{part:.1f} ms", f"{whole:.1f} ms", f"{point['sent']:,.0f}", f"{point['bound']:,.0f}"]
             lines.append(f"| {what} | {point['value']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _times(point: dict[str, Any]) -> tuple[float, float]:
+    """Milliseconds of the fullest rank's part, and of its bound."""
+    part, whole = statistics.median(point["part_s"]), statistics.median(point["whole_s"]) / point["ranks"]
+    return 1e3 * part, 1e3 * whole
 
 
 def draw(found: dict[str, Any], folder: Path) -> None:
@@ -131,8 +137,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for what, points in found.items():
         values = [point["value"] for point in points]
-        parts = [1e3 * statistics.median(point["part_s"]) for point in points]
-        whole = [1e3 * statistics.median(point["whole_s"]) / point["ranks"] for point in points]
+        parts, whole = zip(*map(_times, points), strict=True)
         sent, bound = ([point[name] / 1e6 for point in points] for name in ("sent", "bound"))
         panels = [
             ("ms of the fullest rank", [Line("whole model / ranks", whole, bound=True), Line("axisplit", parts)]),

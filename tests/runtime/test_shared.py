@@ -101,7 +101,9 @@ def again(rank: int, world_size: int, compiled: bool) -> int:
         for dtype in (torch.float32, torch.int64, torch.float16):
             for shape in ((4, 5), (5, 4), (400, 500)):
                 parts = [numbers(10 * turn + r, shape[0] * shape[1], dtype).view(shape) for r in range(world_size)]
-                x = parts[rank].t().contiguous().t() if rank < turn else parts[rank]  # the same numbers in another order
+                x = (
+                    parts[rank].t().contiguous().t() if rank < turn else parts[rank]
+                )  # the same numbers in another order
                 assert torch.equal(group.all_reduce_sum(x, "m/site"), sum_in_rank_order(parts))
                 assert torch.equal(group.all_reduce_max(x, "m/site"), max_over_ranks(parts))
                 checked += 1

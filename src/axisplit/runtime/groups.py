@@ -241,10 +241,11 @@ class ProcessGroup:
         return self._run(kind, site, x, (x.shape,), reduce)
 
     def _prepare(self, key: Hashable, prepared: Callable[[Tensor], Tensor] | None) -> None:
+        if prepared is None:
+            return
         if len(self._prepared) >= _MAX_PREPARED:
             self._prepared.clear()
-        if prepared is not None:
-            self._prepared[key] = prepared
+        self._prepared[key] = prepared
 
     def _run(
         self,

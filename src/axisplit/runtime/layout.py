@@ -143,16 +143,9 @@ class Layout:
 
     def owned_shapes(self, local: Tensor, rank: int) -> tuple[tuple[int, ...], ...]:
         """Shapes of what every rank owns, read off the rank's part."""
-        key = (local.shape, rank)
-        if key not in self._known_shapes:
-            outer = self.global_shape(local, rank)[self.dim] // self.period
-            sizes = [outer * self._owners.local_size(r) for r in range(self.num_ranks)]
-            self._known_shapes[key] = tuple(tuple(_with_dim(local.shape, self.dim, size)) for size in sizes)
-        return self._known_shapes[key]
-
-    @cached_property
-    def _known_shapes(self) -> dict[tuple[torch.Size, int], tuple[tuple[int, ...], ...]]:
-        return {}
+        outer = self.global_shape(local, rank)[self.dim] // self.period
+        sizes = [outer * self._owners.local_size(r) for r in range(self.num_ranks)]
+        return tuple(tuple(_with_dim(local.shape, self.dim, size)) for size in sizes)
 
     def take(self, x: Tensor, rank: int) -> Tensor:
         """The rank's part of a whole tensor, as a new contiguous tensor that shares no memory with it.
