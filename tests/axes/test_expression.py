@@ -74,7 +74,7 @@ def forest(axes: Axes, found: list[Axis]) -> list[tuple[str, list[int]]]:
     return [(axes.show(a), [numbers.setdefault(leaf, len(numbers)) for leaf in axes.leaves(a)]) for a in found]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(equal_pairs())
 def test_unify_is_symmetric_blind_to_order_and_traceless_when_refused(pairs: list[tuple[Recipe, Recipe]]) -> None:
     recipes_in_order = [r for pair in pairs for r in pair]
@@ -103,7 +103,7 @@ def degree(axes: Axes, axis: Axis, leaf: Axis) -> int:
     return sum(found) if axis.form == "product" else max(found)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(equal_pairs(), st.data())
 def test_equal_axes_hold_the_same_indices(pairs: list[tuple[Recipe, Recipe]], data: st.DataObject) -> None:
     """The semantics: give every leaf a range; equal axes must pick equal flat indices, and parts make the whole."""
@@ -126,7 +126,7 @@ def test_equal_axes_hold_the_same_indices(pairs: list[tuple[Recipe, Recipe]], da
                 assert len(indices) == a.size + len(kept)  # only what does not depend on the leaf is held twice
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(recipes(), st.data())
 def test_what_was_cut_adds_up(recipe: Recipe, data: st.DataObject) -> None:
     builder = Builder()

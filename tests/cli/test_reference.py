@@ -1,6 +1,5 @@
-"""The command line's page says what --help says; `AXISPLIT_UPDATE_GOLDEN=1 pytest tests/cli` writes it anew."""
+"""The command line's page says what --help says; `--regenerate` writes it anew."""
 
-import os
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "command-line.md"
@@ -15,7 +14,7 @@ Exit codes: 0 done or equal, 1 different, 2 could not or bad input. `--json` pri
 """
 
 
-def test_the_page_says_what_help_says(axisplit_main, monkeypatch):
+def test_the_page_says_what_help_says(axisplit_main, monkeypatch, regenerate):
     monkeypatch.setenv("COLUMNS", "100")
     parts = [HEAD]
     for command in COMMANDS:
@@ -24,6 +23,6 @@ def test_the_page_says_what_help_says(axisplit_main, monkeypatch):
         text = "\n".join(line.rstrip() for line in ran.out.splitlines()).strip()
         parts.append(f"## axisplit {command}\n\n```\n{text}\n```\n")
     page = "\n".join(parts)
-    if os.environ.get("AXISPLIT_UPDATE_GOLDEN"):
+    if regenerate:
         PAGE.write_text(page, encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == page

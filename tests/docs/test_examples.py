@@ -1,4 +1,4 @@
-"""Every Python example of the docs runs, and prints what its page says; `AXISPLIT_UPDATE_GOLDEN=1` writes that anew.
+"""Every Python example of the docs runs, and prints what its page says; `--regenerate` writes that anew.
 
 Blocks of a page share their names. A block with a title is a script: it runs on two local processes, in the end.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import subprocess
 import sys
@@ -21,7 +20,7 @@ FENCE = re.compile(r"^```python(?: title=\"(\S+)\")?\n(.*?)^```\n(?:\n```\n(.*?)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_examples_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def test_examples_run_and_print_what_the_page_says(page: Path, tmp_path: Path, regenerate: bool) -> None:
     text = page.read_text(encoding="utf-8")
     place: dict[str, object] = {"__name__": page.stem}
     written = text
@@ -35,7 +34,7 @@ def test_examples_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -
         source.write_text(code)  # lowering reads the source of what it runs
         with contextlib.redirect_stdout(printed):
             exec(compile(code, str(source), "exec"), place)
-        if os.environ.get("AXISPLIT_UPDATE_GOLDEN"):
+        if regenerate:
             block = f"{code}```\n\n```\n"
             written = written.replace(f"{block}{said}```", f"{block}{printed.getvalue()}```")
         else:

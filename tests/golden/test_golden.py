@@ -28,11 +28,11 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_plan_reads_as_it_did(name: str, request: pytest.FixtureRequest) -> None:
+def test_plan_reads_as_it_did(name: str, regenerate: bool) -> None:
     plan = axisplit.plan(build(name), ZOO[name].inputs(2, 12), ranks=2, name=name)
     text = str(replace(plan, versions=dict.fromkeys(plan.versions, "*"))) + "\n"
     path = FOLDER / f"{name.replace(' ', '_')}.txt"
-    if request.config.getoption("--regenerate"):
+    if regenerate:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text.splitlines() == path.read_text(encoding="utf-8").splitlines()

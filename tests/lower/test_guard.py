@@ -90,7 +90,7 @@ def test_traced_calls_are_not_traced_again(llama, arguments, monkeypatch):
 def test_positions_are_proved_when_they_come(llama):
     """And the step after, by the way."""
     text = "input_ids=int[2], position_ids=int[2]; eval"
-    step = "input_ids=int[2], past_key_values=DynamicCache, position_ids=int[2]; eval"
+    step = "cache=DynamicCache, input_ids=int[2], position_ids=int[2]; eval"
     positions = torch.arange(3, 12).expand(2, 9)
     assert whole_and_parts(llama, lambda m: m(ids(2, 9), position_ids=positions).logits) == [{text, step}] * 2
 
@@ -98,19 +98,19 @@ def test_positions_are_proved_when_they_come(llama):
 def test_generate_is_proved_in_both_phases(llama):
     """Two passes of one kind: a prompt with an empty cache, and steps that go on from it."""
     found = whole_and_parts(llama, lambda m: m.generate(ids(2, 9), do_sample=False, max_new_tokens=4))
-    text = "input_ids=int[2], logits_to_keep=int, past_key_values=DynamicCache, position_ids=int[2]; eval"
+    text = "cache=DynamicCache, input_ids=int[2], logits_to_keep=int, position_ids=int[2]; eval"
     assert found == [{text}] * 2
 
 
 def test_a_step_from_a_filled_cache_is_traced_from_a_prompt(llama):
     def two_steps(model: nn.Module) -> torch.Tensor:
-        state = model(ids(2, 9)).past_key_values
+        state = model(ids(2, 9)).cache
         mask, positions = torch.ones(2, 10, dtype=torch.long), torch.full((2, 1), 9)
-        step = {"attention_mask": mask, "position_ids": positions, "past_key_values": state}
+        step = {"attention_mask": mask, "position_ids": positions, "cache": state}
         return model(ids(2, 1), **step).logits
 
     (found, _) = whole_and_parts(llama, two_steps)
-    assert "attention_mask=int[2], input_ids=int[2], past_key_values=DynamicCache, position_ids=int[2]; eval" in found
+    assert "attention_mask=int[2], cache=DynamicCache, input_ids=int[2], position_ids=int[2]; eval" in found
 
 
 def test_a_mode_that_was_not_traced(llama):

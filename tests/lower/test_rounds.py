@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
 import axisplit
 from axisplit.capture.record import Recorder
 from axisplit.capture.trace import capture
 from axisplit.lower import lowering
-from axisplit.lower.decision import Decision
+from axisplit.lower.decision import Decision, Parts
 from axisplit.lower.planning import begin_search
 from axisplit.runtime.groups import FakeGroup
 from axisplit.solve.policy import choose
@@ -39,7 +39,34 @@ def test_each_kind_of_rank_is_traced_once(recorders: list[Recorder]) -> None:
     plan = axisplit.plan(Blocks(2), (torch.randn(TOKENS, WIDTH),), ranks=3)
     assert plan.optimal
     assert not plan.no_backward
-    assert len(recorders) == len(lowering.distinct_ranks(plan)) == 2
+    assert len(recorders) == len(lowering.distinct_ranks(plan, [0] * 3)) == 2
+    assert lowering.distinct_ranks(plan, [0, 1, 2]) == [
+        0,
+        1,
+        2,
+    ]  # alike, but not in what is wanted
+
+
+@pytest.mark.parametrize("padding", [None, 3])
+def test_ranks_that_want_other_numbers_are_of_other_kinds(padding: int | None, recorders: list[Recorder]) -> None:
+    """A table's padding row is in the first rank's half: only there the op gets its number."""
+    model, inputs = TiedTable(padding), (torch.ones(2, TOKENS, dtype=torch.long),)
+    kinds = Parts(begin_search(capture(model, inputs), 2)).kinds
+    assert kinds == ((0, 0) if padding is None else (0, 1))
+    plan = axisplit.plan(model, inputs, ranks=2)
+    assert plan.axes[0].size == 64
+    assert len(recorders) == len(set(kinds))
+
+
+class TiedTable(nn.Module):
+    """A table that is looked up, and that logits are made with."""
+
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.table = nn.Embedding(64, WIDTH, padding_idx=padding)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return layer_norm(self.table(ids), (WIDTH,)) @ self.table.weight.T
 
 
 def test_nothing_is_traced_behind_the_first_mismatch(recorders: list[Recorder]) -> None:

@@ -45,7 +45,7 @@ def greedy(model: nn.Module, cache: str, windowed: bool) -> list[list[int]]:
     prompt = ids(2, PROMPT)
     mask, settings = left_padding(prompt), {"max_new_tokens": NEW, "do_sample": False, **CACHES[cache]}
     found = model.generate(prompt, attention_mask=mask, return_dict_in_generate=True, **settings)
-    assert any(layer.is_sliding for layer in found.past_key_values.layers) == windowed
+    assert any(layer.is_sliding for layer in found.cache.layers) == windowed
     return found.sequences[:, PROMPT:].tolist()
 
 

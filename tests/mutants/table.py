@@ -37,6 +37,8 @@ BROWSER = ("tests/report/test_page_browser.py",)
 ROUNDS = ("tests/lower/test_rounds.py",)
 SHAPES = ("tests/capture/test_shapes.py",)
 BRUTE_FORCE = ("tests/solve/test_problem.py",)
+TOLD_APART = (*BRUTE_FORCE, "-k", "told_apart or preferred")
+APART = (*BRUTE_FORCE, "-k", "plan_apart")
 REACH = ("tests/lower/test_reach.py",)
 SIZES = ("tests/lower/test_sizes.py",)
 BACKWARD = ("tests/proof/test_gradients.py",)
@@ -538,6 +540,15 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/shapes.py", "known = tensor.constant is not None or ", "known = ", SHAPES),
         Mutant("capture/shapes.py", "if look.source != _FRESH:", "if False:", SHAPES),
         Mutant("solve/linear.py", "reduced > above + SURE", "reduced > -1.0", BRUTE_FORCE),
+        Mutant("lower/decision.py", "for s in self.used]", "for s in ()]", ROUNDS),
+        Mutant("lower/lowering.py", "(wanted[rank], shapes,", "(shapes,", ROUNDS),
+        Mutant("lower/sizes.py", "of_kind[kind] for kind", "shares[0] for kind", SIZES),
+        Mutant("lower/edits.py", "edits[kind] for kind", "edits[0] for kind", ("tests/lower/test_edits.py",)),
+        Mutant("solve/states.py", "ranks_of[lengths] * prod(", "prod(", BRUTE_FORCE),
+        Mutant("runtime/layout.py", "holders - set(end[a])", "holders", ("tests/runtime/test_layout.py",)),
+        Mutant("solve/problem.py", "NAMED * crc32(repr(key).encode())", "NAMED * 0", TOLD_APART),
+        Mutant("solve/problem.py", '1.0 / shared[key[2]] if key[0] == "hold" else 0.0', "0.0", TOLD_APART),
+        Mutant("solve/linear.py", 'self.setOptionValue("output_flag", False)', "super().enableCallbacks()", APART),
         Mutant("solve/linear.py", "above = max(0.0, (most - least) / _scale(costs))", "above = 0.0", BRUTE_FORCE),
         Mutant("lower/lowering.py", "if captured.fake and walk.follow", "if False and walk.follow", ROUNDS),
         Mutant("proof/program.py", "if shape == began:", "if False:", ROUNDS),

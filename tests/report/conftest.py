@@ -1,6 +1,5 @@
-"""Golden texts: `AXISPLIT_UPDATE_GOLDEN=1 pytest tests/report` writes them anew; read the diff before committing it."""
+"""Golden texts; `--regenerate` writes them anew."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +9,10 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
-def golden() -> Callable[[str, str], None]:
+def golden(regenerate: bool) -> Callable[[str, str], None]:
     def check(name: str, text: str) -> None:
         path = FOLDER / f"{name}.txt"
-        if os.environ.get("AXISPLIT_UPDATE_GOLDEN"):
+        if regenerate:
             path.write_text(text + "\n", encoding="utf-8")
         assert text + "\n" == path.read_text(encoding="utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from axisplit.axes.derive import Derived
@@ -53,7 +53,6 @@ def split_dims(draw: st.DrawFn) -> tuple[Derived, AxisKeys, tuple[str, ...], int
     return derived, keys, (keys[first], keys[draw(st.sampled_from(others))]), ranks
 
 
-@settings(deadline=None)
 @given(split_dims())
 def test_gather_undoes_shard(case: tuple[Derived, AxisKeys, tuple[str, ...], int]) -> None:
     derived, keys, axes, ranks = case

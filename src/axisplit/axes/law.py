@@ -28,7 +28,9 @@ Dims = tuple[Axis, ...]
 
 
 class LocalSize(Protocol):
-    """A rank's part of an axis: how many indices, and its first one if they are one range."""
+    """A rank's part of an axis: how many indices, and its first one if they are one range, which only rules of look-ups
+    (`Law.lookup`) may ask for.
+    """
 
     def __call__(self, axis: Axis) -> int: ...
 

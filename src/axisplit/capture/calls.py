@@ -1,6 +1,6 @@
 """How a model is called, as text: the stated domain of a proof, and what a running model compares its calls with.
 
-    call text   "attention_mask=int[2], input_ids=int[2], past_key_values=DynamicCache; eval"
+    call text   "attention_mask=int[2], cache=DynamicCache, input_ids=int[2]; eval"
 
 It names every argument that was given and differs from what the model takes without it, and its kind: a tensor's
 family of dtypes and number of dims, a bool or a string itself, `int` and `float` for numbers, a class's name for

@@ -32,7 +32,7 @@ import torch
 from axisplit.capture.graph import Node
 from axisplit.errors import PlanMismatchError
 from axisplit.lower.decision import Decision
-from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
+from axisplit.runtime.costs import all_reduce_bytes, busiest_all_gather_bytes
 from axisplit.solve.build import MID_FORWARD, has_place, share_bytes
 from axisplit.solve.cotangents import Cotangents
 from axisplit.solve.linear import LinearModel
@@ -209,17 +209,14 @@ def _weigh(decision: Decision, entry: _Class, value: int, node: Node | None) -> 
         state = use[2]
         if state[0] == "S" and state != entry.source:
             shares = share_bytes(search, value, state)
-            entry.take_bytes[state] = entry.take_bytes.get(state, 0.0) + count * max(
-                all_gather_bytes(shares, rank) for rank in range(n)
-            )
+            entry.take_bytes[state] = entry.take_bytes.get(state, 0.0) + count * busiest_all_gather_bytes(shares)
 
 
 def _born_bytes(decision: Decision, value: int, source: str) -> float:
     """What backward sends where a value becomes V at once from the state it is made in."""
     if source[0] != "S":
         return all_reduce_bytes(decision.graph.values[value].bytes, decision.num_ranks)
-    shares = share_bytes(decision.search, value, source)
-    return max(reduce_scatter_bytes(shares, rank) for rank in range(decision.num_ranks))
+    return busiest_all_gather_bytes(share_bytes(decision.search, value, source))
 
 
 def _add_class(

@@ -34,6 +34,33 @@ class Parts:
     def num_ranks(self) -> int:
         return self.search.num_ranks
 
+    @cached_property
+    def used(self) -> list[Split]:
+        """Splits that parts are of."""
+        return list(self.search.splits.values())
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """Of each rank, the first one that issues the same ops with the same integers: ranges of every axis are as long
+        there, and what an op counts from the start of a rank's part (the padding row of a table) comes to the same.
+        """
+        derived, first = self.search.derived, dict[object, int]()
+        counted = [(law, s) for law in derived.laws if law.lookup is not None and law.rewrites for s in self.used]
+
+        def kind(rank: int) -> object:
+            numbers = [
+                [rewrite(LocalPart(derived.axes, held_by(split, self.search.keys, rank))) for rewrite in rewrites]
+                for rewrites, split in ((law.rewrites.values(), split) for law, split in counted)
+            ]
+            return tuple(split.lengths[rank] for split in self.used), str(numbers)
+
+        return tuple(first.setdefault(kind(rank), rank) for rank in range(self.num_ranks))
+
+    @property
+    def one_of_each(self) -> list[int]:
+        """The first rank of each kind."""
+        return sorted(set(self.kinds))
+
     def split(self, state: str) -> Split:
         return self.search.splits[state[2:]]
 
@@ -48,7 +75,7 @@ class Parts:
         derived = self.search.derived
         if state[0] != "S":
             return derived.graph.values[value].shape
-        key = ("shape", value, state, tuple(b - a for a, b in self.split(state).boxes[rank]))
+        key = ("shape", value, state, self.split(state).lengths[rank])
         if key not in derived.memo:
             held = self.held(state, rank)
             derived.memo[key] = tuple(local_length(derived.axes, axis, held) for axis in derived.dims[value])
@@ -126,12 +153,15 @@ class Decision(Parts):
         return found
 
     @cached_property
+    def used(self) -> list[Split]:
+        states = {state[2:] for state in self.choice.solution.state.values() if state[0] in "SI"}
+        names = states | {self.strategy(node).split for node in self.graph.nodes}
+        return [split for name, split in self.search.splits.items() if name in names]
+
+    @cached_property
     def cut(self) -> set[Axis]:
         """Leaves of which some rank holds a part, anywhere in the program."""
-        solution = self.choice.solution
-        states = {state for state in solution.state.values() if state[0] in "SI"}
-        splits = {state[2:] for state in states} | {self.strategy(node).split for node in self.graph.nodes}
-        return {leaf for split in splits if split for leaf in held_by(self.search.splits[split], self.search.keys, 0)}
+        return {leaf for split in self.used for leaf in held_by(split, self.search.keys, 0)}
 
     def made_in(self, value: int) -> str:
         """The state a value is produced (or stored) in."""

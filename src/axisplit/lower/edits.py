@@ -75,16 +75,16 @@ def solve_edits(
     """Attributes to rewrite on each rank (only those that change), and what cannot be had. Integers that can be wrapped
     in the source need not come out right where that is the only way (`sizes.py`).
     """
-    edits: list[dict[Attribute, int]] = [{} for _ in range(decision.num_ranks)]
+    edits: dict[int, dict[Attribute, int]] = {rank: {} for rank in decision.one_of_each}
     refusals: list[Refusal] = []
-    for groups in zip(*(_connected(equations(decision, rank)) for rank in range(decision.num_ranks)), strict=True):
+    for groups in zip(*(_connected(equations(decision, rank)) for rank in edits), strict=True):
         solutions = _solve_on_all(groups, attributes, wrapping)
-        for rank, solution in enumerate(solutions):
+        for group, changed, solution in zip(groups, edits.values(), solutions, strict=True):
             if solution is None:
-                refusals += _blame(decision, groups[rank], attributes)
+                refusals += _blame(decision, group, attributes)
             else:
-                edits[rank].update({a: v for a, v in solution.items() if v != attributes[a]})
-    return edits, refusals
+                changed.update({a: v for a, v in solution.items() if v != attributes[a]})
+    return [edits[kind] for kind in decision.kinds], refusals
 
 
 Solution = dict[Attribute, int] | None

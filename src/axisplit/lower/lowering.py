@@ -37,7 +37,7 @@ from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import CollectiveContext, registered
 from axisplit.solve.cotangents import VARIED
 from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan
-from axisplit.solve.shards import local_ranges
+from axisplit.solve.shards import ranges_on_ranks
 from axisplit.solve.states import PARTIAL, WHOLE
 
 
@@ -97,7 +97,7 @@ def lower(decision: Decision, captured: Captured) -> tuple[Lowered, list[Refusal
     ways = ways_in(model)
     finder, sizes = find_places(decision, ways), Sizes(decision, ways)
     edits, failed = solve_edits(decision, captured.attributes, sizes)
-    sizes.find([{**captured.attributes, **changed} for changed in edits])
+    sizes.find({rank: {**captured.attributes, **edits[rank]} for rank in decision.one_of_each})
     refusals = [*finder.refusals, *failed, *sizes.refusals]
     parameters, tied = plan_parameters(decision)
     planned = tuple(_place_plan(place) for place in (*finder.places.values(), *sizes.places))
@@ -188,12 +188,12 @@ def _parameter_plan(decision: Decision, name: str, value: int, kind: Any) -> Par
         reason = "added once, on the first rank"
         return ParameterPlan(name, info.shape, dtype, "first", reason=reason, kind=kind, gradient="first")
     derived = decision.search.derived
-    ranges = []
-    for rank in range(decision.num_ranks):
-        held = decision.held(state, rank)
-        ranges.append(tuple(tuple(local_ranges(derived.axes, axis, held)) for axis in derived.dims[value]))
+    split, keys = decision.split(state), decision.search.keys
+    dims = [ranges_on_ranks(derived, axis, split, keys) for axis in derived.dims[value]]
+    held = tuple(zip(*dims, strict=True))
+    ranges = derived.memo.setdefault(("alike", held), held)
     gradient: Any = "shared" if decision.layout(value, state).is_shared else "own"
-    return ParameterPlan(name, info.shape, dtype, "split", tuple(ranges), state[2:], "", kind, gradient)
+    return ParameterPlan(name, info.shape, dtype, "split", ranges, state[2:], "", kind, gradient)
 
 
 def _why_whole(decision: Decision, value: int) -> str:
@@ -224,7 +224,7 @@ def prove_programs(
             found.append(mismatch)
 
     if captured.fake:
-        for rank in distinct_ranks(plan):
+        for rank in distinct_ranks(plan, decision.kinds):
             prove(FakeGroup(rank, plan.ranks))
             if found and until_one_fails:
                 break
@@ -237,9 +237,9 @@ def prove_programs(
     return found
 
 
-def distinct_ranks(plan: Installable) -> list[int]:
-    """One rank of each kind: same local shapes, edits, slice sizes and programs. Rank 0 differs where it alone holds
-    values, which no program sees.
+def distinct_ranks(plan: Installable, wanted: Sequence[int]) -> list[int]:
+    """One rank of each kind: same local shapes, edits, slice sizes and programs, and alike in what is `wanted` of them
+    (`Parts.kinds`). Rank 0 differs where it alone holds values, which no program sees.
     """
     kinds: dict[object, int] = {}
     for rank in range(plan.ranks):
@@ -248,7 +248,7 @@ def distinct_ranks(plan: Installable) -> list[int]:
         steps = tuple(sum(b - a for a, b in s.ranges[rank]) for place in plan.places for s in place.steps if s.ranges)
         shares = tuple(place.shares[rank] for place in plan.places if place.shares)
         programs = tuple(json.dumps(c.programs[rank]) for c in plan.captured)
-        kinds.setdefault((shapes, edits, steps, shares, programs), rank)
+        kinds.setdefault((wanted[rank], shapes, edits, steps, shares, programs), rank)
     return list(kinds.values())
 
 

@@ -29,7 +29,8 @@ def why_not_on(captured: Captured, plan: Plan, model: torch.nn.Module, inputs: I
     """Why the ranks' programs on a captured path are not the split of the whole one; "" if they are. Where the path
     depends on values, all ranks run, and communicate.
     """
-    derived, lowered = derive_axes(captured.graph), refold(plan, captured.folds)
+    lowered = refold(plan, captured.folds)
+    parts = _parts(derive_axes(captured.graph), lowered.ranks, captured)
 
     def trace(group: Group) -> Graph:
         try:
@@ -42,12 +43,12 @@ def why_not_on(captured: Captured, plan: Plan, model: torch.nn.Module, inputs: I
 
     try:
         if captured.fake:
-            traces = {rank: trace(FakeGroup(rank, lowered.ranks)) for rank in distinct_ranks(lowered)}
+            traces = {rank: trace(FakeGroup(rank, lowered.ranks)) for rank in distinct_ranks(lowered, parts.kinds)}
         else:
             traces = dict(enumerate(simulate(lowered.ranks, trace)))
     except AxisplitError as error:  # a rank's own, or that of one which waited for it
         return error.what
-    found = infer_program(_parts(derived, lowered.ranks, captured), lowered.parameters, sites_of(lowered), traces)
+    found = infer_program(parts, lowered.parameters, sites_of(lowered), traces)
     return str(found) if found is not None else ""
 
 

@@ -18,7 +18,7 @@ or the others, are done the other way.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from math import gcd
 
@@ -66,7 +66,8 @@ class Sizes:
         self.places: list[Place] = []
         self.refusals: list[Refusal] = []
         self.doubtful: set[tuple[str, str]] = set()  # what may be forbidden: there is another way then
-        self._values: Sequence[Mapping[Attribute, int]] = ()
+        self._ranks = decision.one_of_each
+        self._values: Mapping[int, Mapping[Attribute, int]] = {}
         self._ops_of_call = Counter(node.issue for node in decision.graph.nodes)
         self._wanted_by: dict[int, list[list[int]]] = {}
 
@@ -83,8 +84,10 @@ class Sizes:
         """Whether the proof failed with what would be done first."""
         return self._other_way(EDIT, self._decision.graph.nodes[equation.node])
 
-    def find(self, values: Sequence[Mapping[Attribute, int]]) -> None:
-        """Places for the integers that are not what the ranks need, where ranks hold these attributes."""
+    def find(self, values: Mapping[int, Mapping[Attribute, int]]) -> None:
+        """Places for the integers that are not what the ranks need, where these, one of each kind, hold these
+        attributes.
+        """
         self._values = values
         needed = {
             _point(node, path)
@@ -104,7 +107,9 @@ class Sizes:
     def _place(self, module: str, leaf: str, by_shares: dict[Shares, list[tuple[Node, Path, Frames]]]) -> None:
         ((shares, ((_, path, way), *_)), *others) = by_shares.items()
         if shares and not others:
-            self.places.append(Place(module, "size", leaf, (), way, argument=path, shares=shares))
+            of_kind = dict(zip(self._ranks, shares, strict=True))
+            every = tuple(of_kind[kind] for kind in self._decision.kinds)
+            self.places.append(Place(module, "size", leaf, (), way, argument=path, shares=every))
             return
         for node in [node for uses in by_shares.values() for node, _, _ in uses]:
             self._refuse(node, "one expression would have to be counted in two ways")
@@ -145,9 +150,11 @@ class Sizes:
                     yield node, position, path, traced.get(position)
 
     def _shares(self, node: Node, position: int, expression: Expression | None) -> Shares | None:
-        """Each rank's share of what its Python comes to; None where no share says it for all batches and lengths."""
+        """The share that one rank of each kind has of what its Python comes to; None where no share says it for all
+        batches and lengths.
+        """
         whole, found = self._whole(node)[position], list[tuple[int, int]]()
-        for rank, wanted in enumerate(self._wanted(node)):
+        for rank, wanted in zip(self._ranks, self._wanted(node), strict=True):
             given, number = self._delivered(expression, whole, rank), wanted[position]
             if given == number:
                 found.append((1, 1))
@@ -207,14 +214,14 @@ class Sizes:
         return list(flat_integers((node.args, node.kwargs)))
 
     def _wanted(self, node: Node) -> list[list[int]]:
-        """The integers that each rank's op needs; sizes of axes name them."""
+        """The integers that the op of one rank of each kind needs; sizes of axes name them."""
         if node.index not in self._wanted_by:
             search, split = self._decision.search, self._decision.strategy(node).split
-            ranks, found = range(self._decision.num_ranks), []
-            for rank in ranks if split else ():
+            found = []
+            for rank in self._ranks if split else ():
                 local = _Named(search.derived.axes, held_by(search.splits[split], search.keys, rank))
                 found.append(list(flat_integers(rewritten(node, search.derived.laws[node.index], local))))
-            self._wanted_by[node.index] = found or [self._whole(node) for _ in ranks]
+            self._wanted_by[node.index] = found or [self._whole(node) for _ in self._ranks]
         return self._wanted_by[node.index]
 
     def _holds_always(self, number: int, whole: int, node: Node) -> bool:

@@ -21,7 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["all_gather_bytes", "all_reduce_bytes", "all_to_all_bytes", "broadcast_bytes", "reduce_scatter_bytes"]
+__all__ = [
+    "all_gather_bytes", "all_reduce_bytes", "all_to_all_bytes", "broadcast_bytes", "busiest_all_gather_bytes",
+    "reduce_scatter_bytes",
+]  # fmt: skip
 
 
 def all_reduce_bytes(size_bytes: int, num_ranks: int) -> float:
@@ -57,6 +60,15 @@ def all_gather_bytes(share_bytes: Sequence[int], rank: int) -> float:
     """
     _check_rank(share_bytes, rank)
     return float(sum(share_bytes) - share_bytes[(rank + 1) % len(share_bytes)])
+
+
+def busiest_all_gather_bytes(share_bytes: Sequence[int]) -> float:
+    """Bytes of the rank that sends most in a ring all-gather; in a ring reduce-scatter it sends as many.
+
+    >>> busiest_all_gather_bytes([600, 300])
+    600.0
+    """
+    return float(sum(share_bytes) - min(share_bytes))
 
 
 def reduce_scatter_bytes(share_bytes: Sequence[int], rank: int) -> float:

@@ -18,6 +18,7 @@ becomes [12, 4] (rows 0-5 and 9-14) and [6, 4] (rows 6-8 and 15-17).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,11 +88,16 @@ class Layout:
 
     @cached_property
     def _placements(self) -> tuple[Placement, ...]:
-        cuts = sorted({0, self.period, *(edge for held in self.ranges for span in held for edge in span)})
-        return tuple(Placement(a, b, self._holders(a)) for a, b in pairwise(cuts))
-
-    def _holders(self, index: int) -> tuple[int, ...]:
-        return tuple(r for r, held in enumerate(self.ranges) if any(a <= index < b for a, b in held))
+        begin, end = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
+        for rank, held in enumerate(self.ranges):
+            for a, b in held:
+                begin[a].append(rank)
+                end[b].append(rank)
+        runs, holders = list[Placement](), set[int]()
+        for a, b in pairwise(sorted({0, self.period, *begin, *end})):
+            holders = (holders - set(end[a])) | set(begin[a])
+            runs.append(Placement(a, b, tuple(sorted(holders))))
+        return tuple(runs)
 
     def placements(self) -> tuple[Placement, ...]:
         """The period cut into runs, each with all ranks that hold it.

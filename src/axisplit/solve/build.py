@@ -8,7 +8,7 @@ from typing import Any
 
 from axisplit.axes.derive import Derived
 from axisplit.axes.variable import variable_leaves
-from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes
+from axisplit.runtime.costs import all_reduce_bytes, busiest_all_gather_bytes
 from axisplit.solve.problem import Conversion, Instance, Problem
 from axisplit.solve.shards import held_by, layout_of, local_length
 from axisplit.solve.splits import Split, make_split
@@ -245,21 +245,19 @@ def conversion_bytes(search: Search, value: int, source: str) -> float:
         return 0.0
     if source == PARTIAL or source[0] == "M":
         return all_reduce_bytes(info.bytes, search.num_ranks)
-    shares = share_bytes(search, value, source)
-    return max(all_gather_bytes(shares, rank) for rank in range(search.num_ranks))
+    return busiest_all_gather_bytes(share_bytes(search, value, source))
 
 
 def share_bytes(search: Search, value: int, state: str) -> list[int]:
     """Bytes each rank holds of a value in a split state."""
     derived, split, key = search.derived, search.splits[state[2:]], ("shares", value, state)
     if key not in derived.memo:
-        shares = []
-        for rank in range(search.num_ranks):
+        sizes: dict[tuple[int, ...], int] = {}
+        for lengths, rank in split.kinds.items():
             held = held_by(split, search.keys, rank)
-            size = derived.graph.values[value].dtype.itemsize
+            sizes[lengths] = derived.graph.values[value].dtype.itemsize
             for axis in derived.dims[value]:
-                size *= local_length(derived.axes, axis, held)
-            shares.append(size)
-        derived.memo[key] = shares
+                sizes[lengths] *= local_length(derived.axes, axis, held)
+        derived.memo[key] = [sizes[lengths] for lengths in split.lengths]
     found: list[int] = derived.memo[key]
     return found

@@ -11,13 +11,15 @@ Where a partial sum is reduced is thus part of the same problem as what is split
 values and splits with the same key (repeated blocks) share variables and count as often as they occur.
 
 The optimum is taken lexicographically (`linear`): parameter bytes that should be split but are not, then bytes moved,
-then the number of collectives and how natural their places are, then bytes held.
+then the number of collectives and how natural their places are, then bytes held. What is equal in all of that is told
+apart by axes that many values share, which go first, and by names: every version of a solver finds the same.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from zlib import crc32
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from axisplit.solve.linear import LinearModel
 from axisplit.solve.states import PARTIAL, WHOLE, Strategy
 
 CARRIED = 0.01  # effort of an op on partial sums: among equals they are reduced where they come to be
+NAMED = 0.01  # of what is equal otherwise, names decide
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,18 @@ def _distinct(instances: list[Instance]) -> list[Instance]:
     return list({(i.operands, tuple(s.inputs for s in i.strategies.values())): i for i in instances}.values())
 
 
+def _told_apart(model: LinearModel) -> dict[int, float]:
+    """Costs of choices of which no two sums should be equal: states that few values can be stored in cost more, and
+    every choice costs a little that only its name decides.
+    """
+    chosen = {key: column for key, column in model.columns.items() if key[0] in ("hold", "run")}
+    shared = Counter(key[2] for key in chosen if key[0] == "hold")
+    return {
+        column: (1.0 / shared[key[2]] if key[0] == "hold" else 0.0) + NAMED * crc32(repr(key).encode()) / 2**32
+        for key, column in chosen.items()
+    }
+
+
 def _lexicographic(problem: Problem, asked: LeastBytes) -> Solution | None:
     model = asked.model
     shares = {model.column(("hold", *key), True): share for key, share in problem.shares.items()}
@@ -268,8 +283,8 @@ def _lexicographic(problem: Problem, asked: LeastBytes) -> Solution | None:
         return None
     values, least = fewest
     model.limit(asked.bytes_of, least)
-    for costs, last in ((asked.effort_of, False), (shares, True)):
-        better, lowest, _, found = model.minimise(costs, relax=not last)
+    for costs in (asked.effort_of, shares, _told_apart(model)):
+        better, lowest, _, found = model.minimise(costs, relax=True)
         if found:
             values = better
             model.limit(costs, lowest)

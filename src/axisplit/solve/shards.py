@@ -152,5 +152,16 @@ def _layout_of(
     while len(factors) > 1 and not any(axis_keys.get(leaf) in split.axes for leaf in axes.leaves(factors[0])):
         factors.pop(0)
     inner = axes.product(factors)
-    ranks = range(len(split.boxes))
-    return dim, inner.size, tuple(tuple(local_ranges(axes, inner, held_by(split, axis_keys, rank))) for rank in ranks)
+    return dim, inner.size, ranges_on_ranks(derived, inner, split, axis_keys)
+
+
+def ranges_on_ranks(derived: Derived, axis: Axis, split: Split, axis_keys: AxisKeys) -> tuple[tuple[Range, ...], ...]:
+    """What each rank holds of an axis; one object for all axes that are held alike, as there may be many ranks."""
+    axis = derived.axes.find(axis)
+    key = ("ranges", axis, split.name)
+    if key not in derived.memo:
+        held = [held_by(split, axis_keys, rank) for rank in range(len(split.boxes))]
+        ranges = tuple(tuple(local_ranges(derived.axes, axis, part)) for part in held)
+        derived.memo[key] = derived.memo.setdefault(("alike", ranges), ranges)
+    found: tuple[tuple[Range, ...], ...] = derived.memo[key]
+    return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 Range = tuple[int, int]
@@ -34,9 +35,19 @@ class Split:
     def range_of(self, axis: str, rank: int) -> Range:
         return self.boxes[rank][self.axes.index(axis)]
 
+    @cached_property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
+        """How many indices of each axis each rank has."""
+        return tuple(tuple(b - a for a, b in box) for box in self.boxes)
+
+    @cached_property
+    def kinds(self) -> dict[tuple[int, ...], int]:
+        """Lengths that occur, and the first rank that has them: what depends on them alone is worked out there."""
+        return {lengths: rank for rank, lengths in reversed(list(enumerate(self.lengths)))}
+
     @property
     def even(self) -> bool:
-        return len({tuple(b - a for a, b in box) for box in self.boxes}) == 1
+        return len(self.kinds) == 1
 
 
 def even_ranges(size: int, parts: int, multiple: int = 1) -> list[Range]:

@@ -9,8 +9,10 @@ I:t     indices into split t's axis, made local to the rank's range (for table l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axis
@@ -91,18 +93,15 @@ def _fits(derived: Derived, law: Law, split: Split, axis_keys: AxisKeys, reduces
     """Whether every rank's part of the op is an instance of the op, and (where it reduces) counts every index once."""
     if not law.fits and not reduces:
         return True
-    counted, total = 0, 1
-    for axis in law.reduce:
-        total *= axis.size
-    for rank in range(len(split.boxes)):
-        held = held_by(split, axis_keys, rank)
-        if not all(fits(LocalPart(derived.axes, held)) for fits in law.fits):
+    for rank in range(len(split.boxes)) if law.fits else ():
+        part = LocalPart(derived.axes, held_by(split, axis_keys, rank))
+        if not all(fits(part) for fits in law.fits):
             return False
-        count = 1
-        for axis in law.reduce:
-            count *= local_length(derived.axes, axis, held)
-        counted += count
-    return counted == total or not reduces
+    ranks_of, counted = Counter(split.lengths), 0
+    for lengths, rank in split.kinds.items():
+        held = held_by(split, axis_keys, rank)
+        counted += ranks_of[lengths] * prod(local_length(derived.axes, axis, held) for axis in law.reduce)
+    return counted == prod(axis.size for axis in law.reduce) or not reduces
 
 
 def _keys(derived: Derived, axes: Sequence[Axis], axis_keys: AxisKeys) -> set[str]:
