@@ -434,6 +434,9 @@ NORMALIZATION = [
     Case("special_log_softmax", lambda x: torch.special.log_softmax(x, 1), (f(4, 5),), "p."),
     *(Case(name, along(getattr(torch, name), dim=1), (u(4, 5),), "p.") for name in (
         "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort")),
+    Case("diff", lambda x: x.diff(), (f(4, 5),), "p."),
+    Case("diff of the first", lambda x: x.diff(n=2, dim=0), (f(4, 5),), ".p"),
+    Case("diff with ends", lambda x, y, z: x.diff(prepend=y, append=z), (f(4, 5), f(4, 1), f(4, 2)), "p. p1 p."),
     Case("sort stable", lambda x: torch.sort(x, dim=0, stable=True), (f(4, 5),), ".p"),
     Case("topk", lambda x: x.topk(2), (u(4, 5),), "p."),
     Case("topk of all", lambda x: x.topk(5), (u(4, 5),), "p."),

@@ -307,3 +307,49 @@ def test_the_text_of_a_call():
     )
     assert of(x, cache=Config()) == "cache=Config, x=float[2]; eval"
     assert text.of((x,), {}, training=True) == "x=float[2]; train"
+
+
+def test_calls_of_one_key_have_one_text():
+    """And a key does not depend on what a text leaves out."""
+
+    class Model(nn.Module):
+        def forward(self, x, mask=None, scale=1.0, how="fast", state=None):
+            raise NotImplementedError
+
+    class State:
+        pass
+
+    text, x = CallText(Model()), torch.ones(2, 3)
+    tensors = [x, 2 * x[:1], x.double(), x[0], x.long(), nn.Parameter(x), (x, x), [x], {"a": x}, {"b": x}]
+    beside = {
+        "mask": [None],
+        "scale": [1.0, 2.0, 3.0, 1, 2, True, None],
+        "how": ["fast", "slow"],
+        "state": [State(), Model()],
+    }
+    calls = [{"x": tensor} for tensor in tensors]
+    calls += [{"x": x, name: value} for name, values in beside.items() for value in values]
+    texts = [text.of((), call, False) for call in calls]  # after which the classes of states are known
+    found: dict[object, str] = {}
+    for call, said in zip(calls, texts, strict=True):
+        key = text.key((), call, False)
+        assert found.setdefault(key, said) == said or key is None
+    assert text.key((), {"x": x}, False) == text.key((), {"x": 3 * x}, False) != text.key((), {"x": x}, True)
+    assert [text.key((), call, False) is None for call in calls].count(True) == 5  # a parameter, and containers
+    assert text.key((x,), {}, False) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert text.key((), {"x": x}, False) not in found
+    assert CallText(Model()).key((), {"x": x, "state": State()}, False) is None  # a class of which nothing is known yet
+
+
+def test_calls_that_are_known_by_their_key_are_not_written_out(llama, monkeypatch):
+    def calls(part: nn.Module, guard: Guard) -> None:
+        part(input_ids=ids(2, 9))
+        monkeypatch.setattr(CallText, "of", None)
+        part(input_ids=ids(1, 4))
+
+    model, _ = llama
+    single = axisplit.plan(model, {"input_ids": ids(2, 9)}, ranks=1)
+    on_guarded_ranks(single, model, calls)
+    with pytest.raises(TypeError):
+        on_guarded_ranks(single, model, lambda part, _: part(input_ids=ids(1, 4), labels=ids(1, 4)))

@@ -477,7 +477,10 @@ def test_what_is_read_inside_and_outside_is_reduced_once(ranks):
 def test_steps_of_conversions(monkeypatch):
     finder, layout = object.__new__(Finder), Layout(0, 4, (((0, 2),), ((2, 4),)))
     finder.converted = defaultdict(set)
-    finder.decision = SimpleNamespace(layout=lambda value, state: layout)
+    splits = {name: SimpleNamespace(name=name, follows=name == "f") for name in "tuf"}
+    finder.decision = SimpleNamespace(
+        layout=lambda value, state: layout, split=lambda state: splits[state[2:]], search=SimpleNamespace(splits=splits)
+    )
     monkeypatch.setattr(Finder, "_weights", lambda self, value, state: (0.75, 0.25))
 
     def chain(source, target):
@@ -486,13 +489,18 @@ def test_steps_of_conversions(monkeypatch):
         return " ".join(site.kind for site in sites), " ".join("-" if twin is None else twin.kind for twin in twins)
 
     assert {(a, b): chain(a, b) for a, b in CONVERSIONS} == CONVERSIONS
-    assert finder.converted["here:sum"] == {(0, a, b) for a, b in CONVERSIONS if a[0] in "PM"}
+    assert finder.converted["here:sum"] == {(0, a, b) for a, b in CONVERSIONS if a[0] in "PM" and b != "S:f"}
+    assert [site.follows for site in finder.steps("here", 0, "S:f", "S:t")] == ["f", ""]
+    assert [site.follows for site in finder.steps("here", 0, "P", "S:f")] == ["f"]
 
 
 # (made, wanted) -> what forward does, what backward does in turn. R whole, V whole with a partial cotangent (DESIGN 5)
 CONVERSIONS = {
     ("P", "R"): ("all_reduce", "-"),
     ("P", "V"): ("all_reduce", "all_reduce"),
+    ("P", "S:t"): ("all_reduce take", "all_gather -"),
+    ("P", "S:f"): ("reduce_scatter", "all_gather"),
+    ("S:f", "V"): ("all_gather", "reduce_scatter"),
     ("M:t", "R"): ("scale all_reduce", "- scale"),
     ("M:t", "V"): ("scale all_reduce", "all_reduce scale"),
     ("S:t", "R"): ("all_gather", "keep"),

@@ -37,6 +37,8 @@ BROWSER = ("tests/report/test_page_browser.py",)
 ROUNDS = ("tests/lower/test_rounds.py",)
 SHAPES = ("tests/capture/test_shapes.py",)
 BRUTE_FORCE = ("tests/solve/test_problem.py",)
+FOLLOWING = ("tests/lower/test_following.py",)
+TURNS = ("tests/runtime/test_turns.py",)
 TOLD_APART = (*BRUTE_FORCE, "-k", "told_apart or preferred")
 APART = (*BRUTE_FORCE, "-k", "plan_apart")
 REACH = ("tests/lower/test_reach.py",)
@@ -540,6 +542,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("capture/shapes.py", "known = tensor.constant is not None or ", "known = ", SHAPES),
         Mutant("capture/shapes.py", "if look.source != _FRESH:", "if False:", SHAPES),
         Mutant("solve/linear.py", "reduced > above + SURE", "reduced > -1.0", BRUTE_FORCE),
+        Mutant("solve/problem.py", "problem.made.get((node, name), 0.0)", "0.0", BRUTE_FORCE),
         Mutant("lower/decision.py", "for s in self.used]", "for s in ()]", ROUNDS),
         Mutant("lower/lowering.py", "(wanted[rank], shapes,", "(shapes,", ROUNDS),
         Mutant("lower/sizes.py", "of_kind[kind] for kind", "shares[0] for kind", SIZES),
@@ -557,6 +560,100 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("lower/planning.py", "[] if backward is not None and backward.proved else", "[] if False else", ROUNDS),
         Mutant("lower/blame.py", "(mismatch.argument or mismatch.raised is not None)", "mismatch.argument", ROUNDS),
+    ],
+    "indices of the inputs": [
+        Mutant("solve/following.py", "law.rewrites or ends & self.leaves", "ends & self.leaves", FOLLOWING),
+        Mutant("solve/following.py", "law.rewrites or ends & self.leaves", "law.rewrites", FOLLOWING),
+        Mutant("solve/following.py", "or self._matrices(node):", "or False:", FOLLOWING),
+        Mutant("solve/following.py", "values != list(node.outputs) and", "", FOLLOWING),
+        Mutant("solve/following.py", "alone = len(dims) == 1 and", "alone = len(dims) > 0 and", FOLLOWING),
+        Mutant("solve/following.py", "size % num_ranks == 0", "size % num_ranks >= 0", FOLLOWING),
+        Mutant("solve/following.py", "not index[0] % num_ranks and", "True and", FOLLOWING),
+        Mutant("solve/following.py", ">= COLLECTIVE_BYTES", ">= 0", FOLLOWING),
+        Mutant("solve/following.py", "wanted is None and len(_lengths(derived)) > 1", "False", FOLLOWING),
+        Mutant("solve/following.py", "or everywhere.leaves & _fixed(derived)", "", FOLLOWING),
+        Mutant("solve/following.py", "if index[0] > 1 else ()", "if True else ()", FOLLOWING),
+        Mutant("solve/states.py", "or not index.known:", "or False:", FOLLOWING),
+        Mutant(
+            "solve/build.py", "made = size / (search.num_ranks if option.split else 1)", "made = size / 1", FOLLOWING
+        ),
+        Mutant(
+            "solve/build.py",
+            'if source == PARTIAL and target[0] == "S" and scatters',
+            "if False and scatters",
+            FOLLOWING,
+        ),
+        Mutant("solve/build.py", 'None if search.splits[source[2:]].follows else ("pad",)', '("pad",)', FOLLOWING),
+        Mutant(
+            "lower/places.py",
+            "return any((other, at) in self.measured",
+            "return any(False and (other, at) in self.measured",
+            FOLLOWING,
+        ),
+        Mutant("lower/edits.py", 'if state[0] != "I" and not (', 'if state[0] != "I" or (', FOLLOWING),
+        Mutant("lower/traffic.py", "site = whole_site(site_of(step))", "site = site_of(step)", FOLLOWING),
+        Mutant("lower/traffic.py", "or is_whole(decision.search, value.index, source):", ":", FOLLOWING),
+        Mutant("proof/program.py", "    uncut = VARIED", "    uncut = WHOLE", FOLLOWING),
+        Mutant(
+            "runtime/sites.py",
+            'return Site(name, "all_reduce", partial=True)',
+            'return Site(name, "all_reduce")',
+            FOLLOWING,
+        ),
+        Mutant(
+            "runtime/sites.py",
+            "    if site.partial:\n        return None",
+            "    if False:\n        return None",
+            FOLLOWING,
+        ),
+        Mutant("runtime/sites.py", '("reduce_scatter", False): "all_gather",', "", FOLLOWING),
+        Mutant("runtime/following.py", "is_cut = length % self._num_ranks == 0", "is_cut = True", FOLLOWING),
+        Mutant(
+            "runtime/following.py",
+            "self._seen[self._last[0]].add(is_cut)",
+            "self._seen[self._last[0]] = {is_cut}",
+            FOLLOWING,
+        ),
+        Mutant("runtime/following.py", "if length == self._last[0] else set()", "if True else set()", FOLLOWING),
+        Mutant("runtime/following.py", "self._seen.get(length, set()) if again else", "set() if again else", FOLLOWING),
+        Mutant("lower/apply.py", "step._torchdynamo_disable = True", "step._ = True", FOLLOWING),
+        Mutant(
+            "runtime/turns.py",
+            "torch.stack(self.all_gather(part, [part.shape] * self.size, site), 1)",
+            "torch.stack(self.all_gather(part, [part.shape] * self.size, site), 0)",
+            FOLLOWING,
+        ),
+        Mutant("runtime/shared/wire.py", "view[:, own] for view in views", "view[:, 0] for view in views", TURNS),
+        Mutant(
+            "runtime/shared/wire.py",
+            "whole[a : a + rows, rank].copy_(view)",
+            "whole[a : a + rows, 0].copy_(view)",
+            TURNS,
+        ),
+        Mutant("runtime/shared/wire.py", "0 < x[0].nbytes <= self._board.slot_bytes", "x[0].nbytes > 0", TURNS),
+        Mutant("runtime/layout.py", "self.period == self.num_ranks and all(", "all(", TURNS),
+        Mutant("runtime/layout.py", "held == ((r, r + 1),) for r", "len(held) == 1 for r", TURNS),
+        Mutant(
+            "axes/rules/normalization.py",
+            "if d == dim or not view.axes.unify(dims[d], axis)]\n    output",
+            "if d == dim]\n    output",
+            ("tests/axes/test_laws.py", "-k", "diff"),
+        ),
+        Mutant(
+            "lower/planning.py",
+            "split.follows and any(fnmatch(n, pattern)",
+            "split.follows and any(False and fnmatch(n, pattern)",
+            FOLLOWING,
+        ),
+        Mutant("lower/planning.py", "following=plan.following)\n    problem", "following=())\n    problem", FOLLOWING),
+        Mutant("lower/paths.py", "following=plan.following", "following=()", FOLLOWING),
+        Mutant("proof/inference.py", '(("take", WHOLE), ("reduce_scatter", PARTIAL))', '(("take", WHOLE),)', FOLLOWING),
+        Mutant(
+            "proof/numbers.py",
+            "site.name.removesuffix(WHOLE_LENGTH) not in depends or site.name in called",
+            "site.name not in depends",
+            FOLLOWING,
+        ),
     ],
     "rules and solving": [
         Mutant(

@@ -83,7 +83,7 @@ def test_perturbed_moves_a_product_by_its_rounding():
 
 def test_one_control_for_all_repeated_blocks():
     plan = axisplit.plan(build("gpt2"), ZOO["gpt2"].inputs(2, 9), ranks=2)
-    found = distinct_collectives(plan)
+    found = distinct_collectives(plan, ())
     assert sorted(len(sites) for sites in found.values()) == [1, 1, 2, 2]
     assert sum(len(sites) for sites in found.values()) == sum(
         s.kind in ("all_reduce", "all_gather") for p in plan.places for s in p.steps

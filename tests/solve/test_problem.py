@@ -57,6 +57,7 @@ def any_problem(rng: random.Random) -> Problem:
             operands = tuple(read[place % len(read)] for read in reads)
             offered = {n: s for n, s in named.items() if n == "whole" or rng.random() < 0.9}
             problem.instances.setdefault(f"node {node}", []).append(Instance(operands, (made[place],), offered))
+        problem.made.update({(f"node {node}", way): rng.choice([0.0, 0.75, 2.5]) for way in named})
         values.append(made)
     problem.wanted = set(values[-1])
     for name in (name for value in values for name in value):
@@ -80,6 +81,7 @@ def price(problem: Problem, decided: Decided) -> tuple[float, float, float] | No
             produced.update(zip(instance.outputs, chosen.outputs, strict=True))
             needed |= set(zip(instance.operands, chosen.inputs, strict=True))
         effort += CARRIED * (PARTIAL in instances[0].strategies[strategy[node]].inputs)
+        effort += problem.made[node, strategy[node]]
     moved = 0.0
     for name, wanted in needed:
         if produced[name] != wanted:

@@ -15,7 +15,7 @@ Positional and keyword calls have one text.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +37,7 @@ class CallText:
         config = vars(getattr(model, "config", None) or object.__new__(_NoConfig))
         self._usual = {**{n: v for n, v in config.items() if isinstance(v, bool)}, **defaults}
         self._not_none = frozenset(defaults)
+        self._states: set[type] = set()  # classes of which a text says no more than the name
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """All arguments by name; those beyond the signature's names are called `*0`, `*1`, ..."""
@@ -47,6 +48,27 @@ class CallText:
         """Flags that the forward takes and that are not given: what they are then."""
         absent = (n for n in self._names if given.get(n) is None and n not in self._not_none)
         return {name: self._usual[name] for name in absent if name in self._usual}
+
+    def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Hashable:
+        """What calls of one text may share, in a fraction of the time; None where only the text will do: for
+        containers, and for objects of classes that no text was written of yet.
+        """
+        if args:
+            return None
+        found: list[Any] = [training, autocast_text()]
+        for name, value in kwargs.items():
+            of = type(value)
+            if of is torch.Tensor:
+                found += (name, value.dtype, value.dim())
+            elif value is None or of is bool or of is str:
+                found += (name, value)
+            elif of is int or of is float:
+                found += (name, of, self._usual.get(name, _ABSENT) == value)
+            elif of in self._states:
+                found += (name, of)
+            else:
+                return None
+        return tuple(found)
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> str:
         """The text of one call, under the current autocast."""
@@ -59,6 +81,8 @@ class CallText:
                     parts.append(f"{name}=None")
             elif type(value) not in _PLAIN or usual.get(name, _ABSENT) != value:
                 parts.append(f"{name}={kind(value)}")
+                if is_state(value):
+                    self._states.add(type(value))
         parts.sort()
         return f"{', '.join(parts) or 'nothing'}; {'train' if training else 'eval'}{autocast_text()}"
 

@@ -25,9 +25,10 @@ from axisplit.lower.stand_in import install_captured
 from axisplit.runtime import collectives, lookup
 from axisplit.runtime.aligned import aligned_copy
 from axisplit.runtime.definition import DEFINED, step_at
+from axisplit.runtime.following import Lengths
 from axisplit.runtime.groups import Group
 from axisplit.runtime.layout import Layout
-from axisplit.runtime.sites import CollectiveContext, Kind, Site, register
+from axisplit.runtime.sites import CollectiveContext, Kind, Site, register, whole_site
 from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan, Ranges, StepPlan
 
 
@@ -62,7 +63,10 @@ def sites_of(plan: Installable) -> list[Site]:
     sites: dict[str, Site] = {}
     for steps in [*(p.steps for p in plan.places), *(c.steps for c in plan.captured)]:
         for step in steps:
-            sites[step.name] = site_of(step)
+            sites[step.name] = site = site_of(step)
+            beside = whole_site(site) if site.follows else None
+            if beside is not None:
+                sites[beside.name] = beside
     found = [_argmax_site(place) for place in plan.places if place.reads]
     return [*sites.values(), *(site for site in found if site is not None), *map(_gradient_site, _summed(plan))]
 
@@ -70,7 +74,7 @@ def sites_of(plan: Installable) -> list[Site]:
 def site_of(step: StepPlan) -> Site:
     """The site at which a planned step stands: inverse of `captured.step_plan`."""
     layout = None if step.dim is None else Layout(step.dim, step.period, step.ranges)
-    return Site(step.name, step.kind, layout, step.weights, step.partial)  # type: ignore[arg-type]
+    return Site(step.name, step.kind, layout, step.weights, step.partial, step.follows)  # type: ignore[arg-type]
 
 
 GRADIENT = ":gradient"
@@ -89,6 +93,32 @@ def _gradient_site(parameter: ParameterPlan) -> Site:
         (dim,) = [d for d, _ in enumerate(whole) if any(held[d] != whole[d] for held in parameter.ranges)]
         layout = Layout(dim, parameter.shape[dim], tuple(held[dim] for held in parameter.ranges))
     return Site(parameter.name + GRADIENT, _GRADIENT_KINDS[parameter.gradient], layout)
+
+
+class GradientHooks:
+    """Hooks that only gradients need, taken out of the way while there can be none: a module without hooks is called in
+    a fraction of the time.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[tuple[dict[int, Any], int]] = []  # a module's hooks of one kind, and the number of ours
+
+    def add(self, hooks: dict[int, Any], number: int) -> None:
+        self._hooks.append((hooks, number))
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Inside the block, in which nothing may ask for a gradient, they are not called."""
+        before = [(hooks, dict(hooks)) for hooks, _ in self._hooks]
+        try:
+            for hooks, number in self._hooks:
+                hooks.pop(number, None)
+            yield
+        finally:
+            for hooks, all_of_them in before:
+                added = {number: hook for number, hook in hooks.items() if number not in all_of_them}
+                hooks.clear()
+                hooks.update(all_of_them | added)
 
 
 class LocalOutputs:
@@ -213,12 +243,14 @@ def apply_gradients(model: torch.nn.Module, plan: Installable, key: str) -> None
 def apply_places(model: torch.nn.Module, plan: Installable, key: str, rank: int) -> None:
     """Hooks and inserted calls; `key` is the model key under which the sites are registered."""
     outputs = model.__dict__["axisplit_outputs"] = LocalOutputs(plan, key)
+    following = {step.follows for place in plan.places for step in place.steps}
+    lengths = {name: Lengths(name, plan.ranks) for name in following if name}
     steps: list[tuple[PlacePlan, Callable[..., Any]]] = []
     for place in plan.places:
         if place.where == "lookup":
             _wrap_lookup(model.get_submodule(place.module), place, f"{key}/{place.steps[0].name}")
         else:
-            steps.append((place, _inserted(place, key, rank)))
+            steps.append((place, _inserted(place, key, rank, lengths)))
     _put_in_place(model, steps, outputs)
 
 
@@ -246,12 +278,19 @@ def _put_in_place(
     model: torch.nn.Module, steps: Iterable[tuple[PlacePlan, Callable[..., Any]]], outputs: LocalOutputs
 ) -> None:
     insertions: dict[str, list[Insertion]] = defaultdict(list)
+    for_gradients = model.__dict__["axisplit_gradient_hooks"] = GradientHooks()
     for place, step in steps:
         module = model.get_submodule(place.module)
+        only_gradients = all(planned.kind in _FOR_GRADIENTS for planned in place.steps)
         if place.where == "output":
-            module.register_forward_hook(_output_hook(place, step, outputs))
+            handle = module.register_forward_hook(_output_hook(place, step, outputs))
+            if only_gradients:
+                for_gradients.add(module._forward_hooks, handle.id)
         elif place.where == "input":
-            module.register_forward_pre_hook(_input_hook(module, place, step), with_kwargs=True, prepend=True)
+            hook = _input_hook(module, place, step)
+            handle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+            if only_gradients:
+                for_gradients.add(module._forward_pre_hooks, handle.id)
         else:
             assert place.position is not None
             module.__dict__.setdefault("_axisplit", {})[place.leaf] = step
@@ -261,11 +300,11 @@ def _put_in_place(
         insert_calls(model.get_submodule(path), found)
 
 
-def _inserted(place: PlacePlan, key: str, rank: int) -> Callable[..., Any]:
+def _inserted(place: PlacePlan, key: str, rank: int, lengths: Mapping[str, Lengths]) -> Callable[..., Any]:
     """What an inserted call does."""
     if place.where == "size":
         return _local_size(place, *place.shares[rank])
-    return _lookup_call(f"{key}/{place.steps[0].name}") if place.where == "call" else _chain(place, key)
+    return _lookup_call(f"{key}/{place.steps[0].name}") if place.where == "call" else _chain(place, key, lengths)
 
 
 def _local_size(place: PlacePlan, numerator: int, denominator: int) -> Callable[[int], int]:
@@ -289,9 +328,10 @@ def _local_size(place: PlacePlan, numerator: int, denominator: int) -> Callable[
     return local
 
 
-def _chain(place: PlacePlan, key: str) -> Step:
+def _chain(place: PlacePlan, key: str, lengths: Mapping[str, Lengths]) -> Step:
     """The place's steps, one after the other."""
-    steps = [_step(step, f"{key}/{step.name}") for step in place.steps]
+    sites = map(site_of, place.steps)
+    steps = [_following(site, key, lengths[site.follows]) if site.follows else _step(site, key) for site in sites]
     if len(steps) == 1:
         return steps[0]
 
@@ -303,9 +343,23 @@ def _chain(place: PlacePlan, key: str) -> Step:
     return run
 
 
-def _step(planned: StepPlan, site: str) -> Step:
-    op = _FOR_GRADIENTS.get(planned.kind)
-    return step_at(site_of(planned).kind, site) if op is None else lambda x: op(x, site)
+def _step(site: Site, key: str) -> Step:
+    name, op = f"{key}/{site.name}", _FOR_GRADIENTS.get(site.kind)
+    return step_at(site.kind, name) if op is None else lambda x: op(x, name)
+
+
+def _following(site: Site, key: str, lengths: Lengths) -> Step:
+    """A step on an index of the inputs: one site's where its length is cut, another's where it is whole."""
+    beside = whole_site(site)
+    cut, whole = _step(site, key), (lambda x: x) if beside is None else _step(beside, key)
+    dim = site.layout.dim if site.layout is not None else 0
+    is_cut = lengths.is_part if site.kind == "all_gather" else lengths.cut
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return (cut if is_cut(x.shape[dim]) else whole)(x)
+
+    step._torchdynamo_disable = True  # type: ignore[attr-defined]  # lengths are remembered from call to call
+    return step
 
 
 def _output_hook(place: PlacePlan, step: Step, outputs: LocalOutputs) -> Callable[..., Any]:

@@ -399,4 +399,5 @@ def step_plan(site: Site) -> StepPlan:
     if site.layout is None:
         return StepPlan(site.name, site.kind, weights=site.weights, partial=site.partial)
     layout = site.layout
-    return StepPlan(site.name, site.kind, layout.dim, layout.period, layout.ranges, site.weights, site.partial)
+    lies = (layout.dim, layout.period, layout.ranges)
+    return StepPlan(site.name, site.kind, *lies, site.weights, site.partial, site.follows)

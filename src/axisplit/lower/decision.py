@@ -12,7 +12,7 @@ from axisplit.axes.expression import Axis
 from axisplit.axes.law import Law, LocalSize
 from axisplit.capture.graph import Graph, Node
 from axisplit.runtime.layout import Layout
-from axisplit.solve.build import Search
+from axisplit.solve.build import Search, is_whole
 from axisplit.solve.cotangents import VARIED, Cotangents
 from axisplit.solve.policy import Choice
 from axisplit.solve.shards import LocalPart, held_by, layout_of, local_length
@@ -73,8 +73,12 @@ class Parts:
     def local_shape(self, value: int, state: str, rank: int) -> tuple[int, ...]:
         """Of the rank's part of a value: alike for all ranks whose ranges are as long."""
         derived = self.search.derived
-        if state[0] != "S":
-            return derived.graph.values[value].shape
+        shape = derived.graph.values[value].shape
+        if state[0] != "S" or is_whole(self.search, value, state):
+            return shape
+        if self.split(state).follows:
+            at = self.layout(value, state).dim
+            return (*shape[:at], shape[at] // self.num_ranks, *shape[at + 1 :])
         key = ("shape", value, state, self.split(state).lengths[rank])
         if key not in derived.memo:
             held = self.held(state, rank)
@@ -83,11 +87,20 @@ class Parts:
         return found
 
     def layout(self, value: int, state: str) -> Layout:
-        """How a value in a split state lies on the ranks."""
-        found = layout_of(self.search.derived, value, self.split(state), self.search.keys)
+        """How a value in a split state lies on the ranks; where it follows the inputs and is whole here, how one lies
+        that the same expression makes in another phase.
+        """
+        derived, split, keys = self.search.derived, self.split(state), self.search.keys
+        alike = self.search.ties.members[self.search.ties.value[value]] if split.follows else []
+        found = next((x for v in (value, *alike) if (x := layout_of(derived, v, split, keys)) is not None), None)
         assert found is not None, "the problem offers only states with a layout"
-        dim, period, ranges = found
-        return Layout(dim, period, ranges)
+        return Layout(*found)
+
+    def same_states(self, value: int, state: str, whole: str = WHOLE) -> list[str]:
+        """The state, and those that are no other for this value: `whole`, and in parts of an index that it has not."""
+        following = [f"S:{split.name}" for split in self.search.splits.values() if split.follows]
+        same = [whole, *(other for other in following if is_whole(self.search, value, other))] if following else []
+        return same if state in same else [state]
 
     def local_arguments(self, node: Node, strategy: Strategy, rank: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A node's arguments (references left as they are) as this rank's part of the op needs them."""

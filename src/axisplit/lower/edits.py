@@ -49,10 +49,14 @@ def size_read(decision: Decision, dim: Dim, rank: int) -> int:
 
 
 def state_read(decision: Decision, dim: Dim) -> str:
-    """The state in which Python reads a tensor's size: that which all its uses agree on, else as it was made."""
+    """The state in which Python reads a tensor's size: that which all its uses agree on, else as it was made; what is
+    cut along an index of the inputs is cut behind that (`places`).
+    """
     wanted = {s for _, _, s in decision.uses(dim.value)}
-    if len(wanted) == 1 and next(iter(wanted))[0] != "I":
-        return wanted.pop()
+    if len(wanted) == 1:
+        (state,) = wanted
+        if state[0] != "I" and not (state[0] == "S" and decision.split(state).follows):
+            return state
     return decision.made_in(dim.value)
 
 

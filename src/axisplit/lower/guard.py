@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from axisplit.errors import AxisplitError, CaptureError, InputError, ProofError,
 from axisplit.lower.paths import why_not_on
 from axisplit.solve.plan import Plan
 
+_MOST_KNOWN = 1024
 FIRST = ("forward", "prefill")
 WITH_NEXT = (*FIRST, "decode")
 PAST = 2  # tokens in front of a decode call that is traced and does not say how many there were
@@ -51,6 +52,7 @@ class Guard:
         self._text = CallText(model)
         self._plan = plan
         self.proved = set(plan.calls)
+        self._known: set[Hashable] = set()  # keys of proved calls
         self.refused: dict[str, str] = {}
         self.unproved: set[str] = set()
         self._empty: Arguments = {}  # kind of state -> one that was still empty
@@ -63,8 +65,13 @@ class Guard:
         """The pre-hook. Raises: ProofError for a call that is outside the domain."""
         if torch.compiler.is_compiling():
             return  # compiled code is traced from calls; their texts are not values that it can compute
+        key = self._text.key(args, kwargs, model.training)
+        if key in self._known:
+            return
         call = self._text.of(args, kwargs, model.training)
         if call in self.proved:
+            if key is not None and len(self._known) < _MOST_KNOWN:
+                self._known.add(key)
             return
         if call not in self.refused and call not in self.unproved:
             self._decide(call, model, args, kwargs)

@@ -30,7 +30,7 @@ def why_not_on(captured: Captured, plan: Plan, model: torch.nn.Module, inputs: I
     depends on values, all ranks run, and communicate.
     """
     lowered = refold(plan, captured.folds)
-    parts = _parts(derive_axes(captured.graph), lowered.ranks, captured)
+    parts = _parts(derive_axes(captured.graph), plan, captured)
 
     def trace(group: Group) -> Graph:
         try:
@@ -56,6 +56,7 @@ class _Broken(AxisplitError):
     """A rank's program does not run to its end."""
 
 
-def _parts(derived: Derived, ranks: int, captured: Captured) -> Parts:
+def _parts(derived: Derived, plan: Plan, captured: Captured) -> Parts:
     ties = find_ties(derived, {fold.container for fold in captured.folds})
-    return Parts(Search(derived, ties, ranks, find_splits(derived, ties, ranks, uneven=True) if ranks > 1 else {}))
+    splits = find_splits(derived, ties, plan.ranks, uneven=True, following=plan.following) if plan.ranks > 1 else {}
+    return Parts(Search(derived, ties, plan.ranks, splits))

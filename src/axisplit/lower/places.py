@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from types import CodeType
 from typing import Literal
@@ -27,6 +27,7 @@ from axisplit.capture.integers import Path
 from axisplit.lower.decision import Decision, whole_at_birth
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import Site
+from axisplit.solve.build import scatters
 from axisplit.solve.cotangents import VARIED
 from axisplit.solve.shards import local_length
 from axisplit.solve.states import PARTIAL, WHOLE
@@ -134,6 +135,9 @@ class Finder:
         self.tied: dict[str, list[int]] = defaultdict(list)
         for value, key in decision.search.ties.value.items():
             self.tied[key].append(value)
+        self.measured = {
+            (dim.value, dim.position) for n in graph.nodes for _, e in n.traced for dim in e.dims()
+        }  # whose sizes Python reads
         self.read = {value for _, value in graph.outputs}
         self.output_path = {value: path.partition(":")[2] for path, value in graph.outputs}
         self.converted: dict[str, set[tuple[int, str, str]]] = defaultdict(set)  # site -> (value, source, target)
@@ -237,8 +241,19 @@ class Finder:
         key, node = self.decision.search.ties.value[value], node or self.producer.get(value)
         self.refusals.append(Refusal(("convert", key, source, target), reason, None if node is None else node.index))
 
+    def _is_measured(self, value: int, target: str) -> bool:
+        """Whether Python reads the length of the index of the inputs along which a value would be cut: it is cut where
+        it is read, behind that.
+        """
+        if target[0] != "S" or not self.decision.split(target).follows:
+            return False
+        at = self.decision.layout(value, target).dim
+        return any((other, at) in self.measured for other in self.tied[self.decision.search.ties.value[value]])
+
     def _at_output(self, value: int, source: str, target: str) -> bool:
         """Convert on the way out of the innermost module that returns the value and does not read it."""
+        if self._is_measured(value, target):
+            return False
         uses = [node.index for node, _, _ in self._outside_uses(value, self.producer.get(value))]
         born = self._born(value)
         for call, leaf in self.returned[value]:
@@ -287,7 +302,7 @@ class Finder:
         return False
 
     def _at_result(self, value: int, source: str, target: str) -> bool:
-        if not self._wraps_result(value):
+        if not self._wraps_result(value) or self._is_measured(value, target):
             return False
         node = self.producer[value]
         way = self.way_to(node.module, node.frames, -1, False, ())
@@ -388,15 +403,20 @@ class Finder:
         steps: list[Site] = []
         if source[0] == "M":
             steps.append(Site(f"{name}:scale", "scale", weights=self._weights(value, source)))
-        layout = self.decision.layout
+        layout, scattered = self.decision.layout, False
         if source[0] == "S" and target == PARTIAL:
             steps.append(Site(f"{name}:pad", "pad", layout(value, source)))
+        elif source == PARTIAL and target[0] == "S" and scatters(self.decision.search, value, target):
+            scattered = True
+            steps.append(self._following(Site(f"{name}:scatter", "reduce_scatter", layout(value, target)), target))
         elif source == PARTIAL or source[0] == "M":
             steps.append(Site(f"{name}:sum", "all_reduce", partial=target == VARIED))
         elif source[0] == "S":
-            steps.append(Site(f"{name}:gather", "all_gather", layout(value, source), partial=target == VARIED))
-        if target[0] == "S":
-            steps.append(Site(f"{name}:take", "take", layout(value, target), partial=source == VARIED))
+            gather = Site(f"{name}:gather", "all_gather", layout(value, source), partial=target == VARIED)
+            steps.append(self._following(gather, source))
+        if target[0] == "S" and not scattered:
+            take = Site(f"{name}:take", "take", layout(value, target), partial=source == VARIED)
+            steps.append(self._following(take, target))
         elif target == PARTIAL and source[0] != "S":
             steps.append(Site(f"{name}:first", "only_first", partial=source == VARIED))
         elif (source, target) == (WHOLE, VARIED):
@@ -406,6 +426,11 @@ class Finder:
         for site in steps:
             self.converted[site.name].add((value, source, target))
         return tuple(steps)
+
+    def _following(self, site: Site, state: str) -> Site:
+        """The site, with the index of the inputs that it is for, if it is for one."""
+        split = self.decision.split(state)
+        return replace(site, follows=split.name) if split.follows else site
 
     def _weights(self, value: int, state: str) -> tuple[float, ...]:
         """Each rank's share of the indices that a mean was taken over."""

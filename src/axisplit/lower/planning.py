@@ -5,14 +5,16 @@ could not be lowered forbidden.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from axisplit.axes.derive import derive_axes
 from axisplit.capture.fold import count_of
+from axisplit.capture.graph import Graph
 from axisplit.capture.randomness import why_random
 from axisplit.capture.trace import Captured, Inputs, capture, path_on_values
 from axisplit.errors import InputError, LoweringError, MemoryBoundError, PlanMismatchError
@@ -25,10 +27,11 @@ from axisplit.lower.paths import why_not_on
 from axisplit.lower.places import Refusal, wrappable
 from axisplit.lower.reads import reads_on_parts
 from axisplit.lower.sizes import OTHER_WAYS
-from axisplit.lower.traffic import backward_traffic, listed, planned_collectives
+from axisplit.lower.traffic import backward_traffic, listed, planned_bytes, planned_collectives
 from axisplit.lower.unfold import refold, unfold
 from axisplit.proof.program import Mismatch
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
+from axisplit.solve.following import following
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
 from axisplit.solve.policy import Choice, choose, least_with
 from axisplit.solve.problem import Solution, common_strategies
@@ -76,7 +79,7 @@ def _make_plan(
     name: str,
     captured: Captured,
 ) -> Plan:
-    planner = _Planner(captured, model, inputs, begin_search(captured, ranks, uneven), keep, memory_per_rank)
+    planner = _Planner(captured, model, inputs, _start(captured, ranks, uneven, keep), keep, memory_per_rank)
     best = native = planner.search(planner.start)
     inside = reaching_inside(planner.start)
     if native is None or not is_optimal(native) or planner.may_gain(inside, native):
@@ -87,6 +90,13 @@ def _make_plan(
     plan = describe(planner.with_cotangents(best), captured, name or type(model).__name__)
     check_plan(plan)
     return plan
+
+
+def _start(captured: Captured, ranks: int, uneven: bool, keep: tuple[str, ...]) -> Search:
+    """The search without the indices of the inputs that are to be kept whole."""
+    search = begin_search(captured, ranks, uneven)
+    kept = {n for n, split in search.splits.items() if split.follows and any(fnmatch(n, pattern) for pattern in keep)}
+    return replace(search, splits={n: split for n, split in search.splits.items() if n not in kept})
 
 
 @dataclass(frozen=True)
@@ -282,12 +292,16 @@ class _Planner:
         return frozenset(module for module in found if can_capture(graph, module))
 
 
-def begin_search(captured: Captured, ranks: int, uneven: bool = True) -> Search:
-    """Axes, ties, candidate splits, and where the running Python can be reached."""
+def begin_search(
+    captured: Captured, ranks: int, uneven: bool = True, following: Collection[str] | None = None
+) -> Search:
+    """Axes, ties, candidate splits, and where the running Python can be reached; `following` are the indices of the
+    inputs that a plan splits (None: what is worth it).
+    """
     graph = captured.graph
     derived = derive_axes(graph)
     ties = find_ties(derived, {fold.container for fold in captured.folds})
-    splits = find_splits(derived, ties, ranks, uneven) if ranks > 1 else {}
+    splits = find_splits(derived, ties, ranks, uneven, following) if ranks > 1 else {}
     returned = {value for call in graph.calls for _, value in call.outputs}
     given = {value for call in graph.calls if call.module for _, value in call.inputs}
     computed, wrapped = wrappable(derived, ways_in(captured.model), methods_in(captured.model))
@@ -297,8 +311,10 @@ def begin_search(captured: Captured, ranks: int, uneven: bool = True) -> Search:
 
 def reaching_inside(search: Search) -> Search:
     """The search as it is for captured programs: what a module runs that one could stand in for can all be reached.
-    The same object where that adds nothing.
+    The same object where that adds nothing. A program is of the traced lengths: no index of the inputs is split.
     """
+    fixed = {name: split for name, split in search.splits.items() if not split.follows}
+    search = search if len(fixed) == len(search.splits) else replace(search, splits=fixed, memo={})
     graph = search.derived.graph
     modules = {m for m in {node.module for node in graph.nodes} if can_capture(graph, m)}
     nodes = [node for node in graph.nodes if node.module in modules]
@@ -314,7 +330,7 @@ def decision_of(plan: Plan, captured: Captured) -> Decision:
 
     Raises: PlanMismatchError if the plan was made for another graph.
     """
-    search = begin_search(captured, plan.ranks)
+    search = begin_search(captured, plan.ranks, following=plan.following)
     problem = build_problem(search)
     ops, held = plan.choices.get("ops", {}), plan.choices.get("held", {})
     fits = ops.keys() == problem.instances.keys() and held.keys() == problem.held.keys()
@@ -336,11 +352,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
     """The decision as a plan, with its figures."""
     decision, lowered = found.decision, unfold(found.lowered, captured.folds)
     graph, solution = decision.graph, decision.choice.solution
-    moved = planned_collectives(decision)
-    first = graph.phases[0] if graph.phases else "forward"
-    busiest = max(
-        sum(entry.by_rank[rank] for entry in moved if entry.phase == first) for rank in range(decision.num_ranks)
-    )
+    moved, busiest = planned_collectives(decision), planned_bytes(decision)
     optimal, bound = is_optimal(found), found.first.solution.bound
     split = any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1
     warnings = [] if split else ["nothing to split: the model runs whole on every rank"]
@@ -351,7 +363,7 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         ranks=decision.num_ranks,
         fingerprint=fingerprint(graph),
         versions=_versions(),
-        sizes={v.name: list(v.shape) for v in graph.values if v.origin == "input" and v.name.startswith(first)},
+        sizes=sizes_of(graph),
         parameters=lowered.parameters,
         tied=lowered.tied,
         places=lowered.places,
@@ -377,7 +389,14 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
         states=lowered.states,
         cotangents=planned_cotangents(decision.cotangents),
         reads=reads_on_parts(decision, captured.folds),
+        following=tuple(split.name for split in decision.used if split.follows),
     )
+
+
+def sizes_of(graph: Graph) -> dict[str, list[int]]:
+    """Shapes of what the first phase is called with."""
+    first = graph.phases[0] if graph.phases else "forward"
+    return {v.name: list(v.shape) for v in graph.values if v.origin == "input" and v.name.startswith(first)}
 
 
 def _domain(captured: Captured, calls: tuple[str, ...]) -> tuple[str, ...]:
@@ -412,7 +431,7 @@ def _read_by(decision: Decision, node: int | None) -> frozenset[str]:
 
 
 def _axes(decision: Decision) -> tuple[AxisPlan, ...]:
-    """The splits that parameters are held in."""
+    """The splits that parameters are held in, and the indices of the inputs that ranks take in turns."""
     by_split: dict[str, set[str]] = defaultdict(set)
     for value, name in decision.search.ties.parameter.items():
         state = decision.made_in(value)
@@ -426,6 +445,10 @@ def _axes(decision: Decision) -> tuple[AxisPlan, ...]:
         for length in split.sizes:
             size *= length
         found.append(AxisPlan(name, size, parts, tuple(sorted(parameters))))
+    for split in decision.used:
+        if split.follows:
+            turns = tuple(f"{rank}::{decision.num_ranks}" for rank in range(decision.num_ranks))
+            found.append(AxisPlan(split.name, following(decision.search.derived, split).size, turns, ()))
     return tuple(found)
 
 

@@ -66,10 +66,13 @@ class Sizes:
         self.places: list[Place] = []
         self.refusals: list[Refusal] = []
         self.doubtful: set[tuple[str, str]] = set()  # what may be forbidden: there is another way then
-        self._ranks = decision.one_of_each
         self._values: Mapping[int, Mapping[Attribute, int]] = {}
         self._ops_of_call = Counter(node.issue for node in decision.graph.nodes)
         self._wanted_by: dict[int, list[list[int]]] = {}
+
+    @cached_property
+    def _ranks(self) -> list[int]:
+        return self._decision.one_of_each
 
     def can_wrap(self, equation: Equation) -> bool:
         """Whether the integer of an equation can be wrapped."""

@@ -11,7 +11,8 @@ from axisplit.lower.cotangents import carrying
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
-from axisplit.runtime.sites import twin_of
+from axisplit.runtime.sites import Site, twin_of, whole_site
+from axisplit.solve.build import is_whole, scatters
 from axisplit.solve.plan import CollectivePlan, ParameterPlan, Ranges, StepPlan
 from axisplit.solve.states import PARTIAL, WHOLE
 
@@ -37,18 +38,31 @@ def planned_collectives(decision: Decision) -> list[Moved]:
         targets = {state for _, _, state in decision.uses(value.index)} | ({WHOLE} if value.index in read else set())
         node = graph.producer.get(value.index)
         for target in targets - {source}:
-            if source[0] == "S" and target == PARTIAL:
-                continue  # padded with zeros in place
+            if (source[0] == "S" and target == PARTIAL) or is_whole(decision.search, value.index, source):
+                continue  # padded with zeros in place, or there already
             where = decision.search.ties.node[node.index].split("|")[0] if node is not None else value.name
             phase = node.phase if node is not None else value.name.partition(":")[0]
             times = decision.search.times(node.index) if node is not None else 1
-            sent = _sent(decision, value.index, _kind(source), source)
-            found += [Moved(_kind(source), where or "model", phase, sent)] * times
+            kind = _kind(decision, value.index, source, target)
+            sent = _sent(decision, value.index, kind, target if kind == "reduce_scatter" else source)
+            found += [Moved(kind, where or "model", phase, sent)] * times
     return found
 
 
-def _kind(state: str) -> str:
-    return "all_gather" if state[0] == "S" else "all_reduce"
+def planned_bytes(decision: Decision) -> float:
+    """What the busiest rank sends in the first phase."""
+    phases, by_rank = decision.graph.phases, [0.0] * decision.num_ranks
+    for moved in planned_collectives(decision):
+        if moved.phase == (phases[0] if phases else "forward"):
+            by_rank = [a + b for a, b in zip(by_rank, moved.by_rank, strict=True)]
+    return max(by_rank)
+
+
+def _kind(decision: Decision, value: int, source: str, target: str) -> str:
+    if source[0] == "S":
+        return "all_gather"
+    scattered = target[0] == "S" and scatters(decision.search, value, target)
+    return "reduce_scatter" if scattered and not is_whole(decision.search, value, target) else "all_reduce"
 
 
 def _sent(decision: Decision, value: int, kind: str, state: str) -> tuple[float, ...]:
@@ -89,11 +103,10 @@ def _of_places(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
     graph, trained = decision.graph, carrying(decision, ("parameter",))
     for steps in [*(p.steps for p in lowered.places), *(c.steps for c in lowered.captured)]:
         for step in steps:
-            kind = twin_kind(step)
             for value, source, target in sorted(lowered.converted.get(step.name, ())):
-                node = graph.producer.get(value)
+                kind, node = _backward_kind(decision, step, value), graph.producer.get(value)
                 if kind in _SENDING and node is not None and node.phase == graph.phases[0] and value in trained:
-                    state = target if step.kind == "take" else source
+                    state = target if step.kind in ("take", "reduce_scatter") else source
                     where = decision.search.ties.node[node.index].split("|")[0] or "model"
                     sent = _sent(decision, value, kind, state)
                     yield from [Moved(kind, where, "backward", sent)] * decision.search.times(node.index)
@@ -102,9 +115,12 @@ def _of_places(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
 _SENDING = ("all_reduce", "all_gather", "reduce_scatter", "sum_parts")
 
 
-def twin_kind(step: StepPlan) -> str:
-    """The op that a step's backward issues; "" if none."""
-    twin = twin_of(site_of(step))
+def _backward_kind(decision: Decision, step: StepPlan, value: int) -> str:
+    """The op that a step's backward issues for a value; "" if none."""
+    site: Site | None = site_of(step)
+    if step.follows and is_whole(decision.search, value, f"S:{step.follows}"):
+        site = whole_site(site_of(step))
+    twin = None if site is None else twin_of(site)
     return "" if twin is None else twin.kind
 
 
@@ -138,4 +154,4 @@ def _share(own: Sequence[Ranges], theirs: Sequence[Ranges]) -> float:
     return share
 
 
-__all__ = ["Moved", "backward_traffic", "listed", "planned_collectives", "twin_kind"]
+__all__ = ["Moved", "backward_traffic", "listed", "planned_bytes", "planned_collectives"]

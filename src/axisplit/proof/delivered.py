@@ -20,6 +20,7 @@ in the whole model's Python: it stays unnoticed, and the verdict "could not".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from axisplit.capture.modes import unfused
 from axisplit.capture.trace import Inputs, shadow_copy
-from axisplit.lower.apply import apply_probes
+from axisplit.lower.apply import apply_probes, sites_of
 from axisplit.proof.choices import Recorded, in_terms_of
 from axisplit.proof.numbers import (
     CONTROL_FACTOR,
@@ -104,7 +105,8 @@ def compare_deliveries(
     model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[Delivery, ...]:
     """What the collectives of these names deliver: those that run, and have a place in the whole model's Python."""
-    chosen = {name: sites for name, sites in distinct_collectives(plan).items() if name in names}
+    every = distinct_collectives(plan, {site.name for site in sites_of(plan)})
+    chosen = {name: sites for name, sites in every.items() if name in names}
     chosen = {name: sites for name, sites in chosen.items() if placed(plan).issuperset(sites)}
     if not chosen:
         return ()
@@ -209,7 +211,17 @@ class _Forward:
         return watch.values
 
     def wanted(self, whole: Outputs, rank: int) -> Outputs:
-        return whole
+        """A reduce-scatter delivers a part, and nothing where the length does not divide."""
+        sites, found, calls = {site.name: site for site in sites_of(self.plan)}, Outputs(), Counter[str]()
+        for at, value in whole.items():
+            name = at.partition(" ")[0]
+            layout = sites[name].layout if sites[name].kind in ("reduce_scatter", "all_gather") else None
+            if layout is not None and sites[name].follows and value.shape[layout.dim] % layout.period:
+                continue
+            part = layout is not None and sites[name].kind == "reduce_scatter"
+            found[f"{name} call {calls[name]}"] = layout.take(value, rank) if layout is not None and part else value
+            calls[name] += 1
+        return found
 
 
 class Watch:

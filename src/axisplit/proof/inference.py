@@ -103,7 +103,7 @@ class InferredWalk(Walk):
 
     def becomes(self, node: Node, value: int, state: str) -> Iterable[str]:
         kind, site = node.op._opname, self._site(node)
-        if kind == "take" and state == WHOLE:
+        if (kind, state) in (("take", WHOLE), ("reduce_scatter", PARTIAL)):
             return [s for s in map(split_state, self.parts.search.splits) if self._lies(value, s, site)]
         if kind in ("all_gather", "pad") and not self._lies(value, state, site):
             return ()

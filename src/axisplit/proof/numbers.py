@@ -22,7 +22,7 @@ Source of u * sqrt(length): Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (prob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -38,11 +38,11 @@ from axisplit.capture.modes import uncompiled, unfused
 from axisplit.capture.trace import Inputs, normalize_inputs, own_inputs, phases
 from axisplit.capture.trees import leaves, map_items
 from axisplit.errors import AxisplitError
-from axisplit.lower.apply import make_rank
+from axisplit.lower.apply import GRADIENT, make_rank, sites_of
 from axisplit.proof.choices import Choices, Pinned, Recorded, Recorder, in_terms_of, summarize
 from axisplit.runtime.groups import Group
 from axisplit.runtime.simulate import simulate
-from axisplit.runtime.sites import unregister
+from axisplit.runtime.sites import WHOLE_LENGTH, unregister
 from axisplit.solve.plan import Plan
 
 DRAWS, SAFETY, EXACT_TOLERANCE, CONTROL_FACTOR = 3, 8.0, 1e-10, 10.0
@@ -152,13 +152,14 @@ class Whole:
 @dataclass(frozen=True)
 class Run:
     """Another run with the whole model's choices: what it made them from, and which it would have made otherwise; on a
-    rank, the bytes that it sent.
+    rank, the bytes that it sent and the sites that it called.
     """
 
     outputs: Outputs
     rows: Outputs
     flipped: dict[str, torch.Tensor]
     comm_bytes: float = 0.0
+    called: frozenset[str] = frozenset()
 
 
 def run_whole(model: torch.nn.Module, inputs: Inputs, only: tuple[str, ...] = ()) -> Whole:
@@ -183,11 +184,10 @@ def measure(model: torch.nn.Module, inputs: Inputs, plan: Plan, only: tuple[str,
     outputs = [name for name in errors if name not in whole.recorded]
     nearest = max(outputs, key=lambda name: (_ratio(errors, bounds, name), errors[name]), default="")
     error, bound = errors.get(nearest, 0.0), bounds.get(nearest, 0.0)
-    controls = {}
-    for name, sites in distinct_collectives(plan).items():
+    controls, collectives = {}, distinct_collectives(plan, frozenset().union(*(run.called for run in runs)))
+    for name, sites in collectives.items():
         controls[name] = control_error(_without(model, inputs, plan, only, whole, sites), bounds, bound)
     choices = summarize(whole.recorded, [run.flipped for run in runs], errors, bounds)
-    collectives = distinct_collectives(plan)
     exact, without = exact_errors(model, inputs, plan, only, {n: collectives[n] for n in unnoticed(controls, bound)})
     return Numbers(exact, error, bound, controls, [run.comm_bytes for run in runs], choices, without)
 
@@ -267,20 +267,23 @@ def run_ranks(
             context.drop(drop)
             with mode():
                 run = run_pinned(part, inputs, only, recorded)
-            return replace(run, comm_bytes=context.comm_bytes)
+            return replace(run, comm_bytes=context.comm_bytes, called=frozenset(context.counters))
         finally:
             unregister(key)
 
     return simulate(plan.ranks, rank)
 
 
-def distinct_collectives(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Collectives by what they do and where, repeated blocks together: name -> sites."""
+def distinct_collectives(plan: Plan, called: Container[str]) -> dict[str, tuple[str, ...]]:
+    """Collectives by what they do and where, repeated blocks together: name -> sites. Of those on an index of the
+    inputs, which are others for other lengths, the ones that are called.
+    """
     found: dict[str, list[str]] = {}
-    for steps in [*(p.steps for p in plan.places), *(c.steps for c in plan.captured)]:
-        for step in steps:
-            if step.kind in ("all_reduce", "all_gather"):
-                found.setdefault(f"{step.kind} at {starred(step.name)}", []).append(step.name)
+    depends = {step.name for place in plan.places for step in place.steps if step.follows}
+    for site in sites_of(plan):
+        forward = site.kind in ("all_reduce", "all_gather", "reduce_scatter") and not site.name.endswith(GRADIENT)
+        if forward and (site.name.removesuffix(WHOLE_LENGTH) not in depends or site.name in called):
+            found.setdefault(f"{site.kind} at {starred(site.name)}", []).append(site.name)
     return {name: tuple(sites) for name, sites in found.items()}
 
 

@@ -48,6 +48,8 @@ class Mismatch:
 class Walk:
     """Checks a rank's nodes one by one. What is known beforehand of leaves and ops is a subclass's part."""
 
+    uncut = WHOLE  # what a value in parts is whose length does not divide
+
     def __init__(self, parts: Parts, rank: int) -> None:
         self.parts, self.whole, self.rank = parts, parts.graph, rank
         # a number that Python read off a tensor is in its last digits another on a rank
@@ -91,7 +93,7 @@ class Walk:
 
     def bind(self, value: int, state: str, local: int) -> None:
         self.bound.add(value)
-        self.whole_of[local].append((value, state))
+        self.whole_of[local] += [(value, same) for same in self.parts.same_states(value, state, self.uncut)]
 
     def bind_leaves(self, local: Traced) -> None:
         """Parameters, buffers and inputs are the same by name; inputs of later phases come with them."""
@@ -293,7 +295,7 @@ class DecidedWalk(Walk):
         return [self.decision.strategy(node)]
 
     def becomes(self, node: Node, value: int, state: str) -> Iterable[str]:
-        if node.op._opname == "take" and state == WHOLE:
+        if (node.op._opname, state) in (("take", WHOLE), ("reduce_scatter", PARTIAL)):
             return {needed for _, _, needed in self.decision.uses(value) if needed[0] == "S"}
         return super().becomes(node, value, state)
 
@@ -302,6 +304,8 @@ class FlowWalk(DecidedWalk):
     """A walk along a decision with the states of its cotangents: WHOLE and VARIED are told apart (`lower.cotangents`),
     so that each `enter` and `leave`, and each collective's backward, is where it was decided.
     """
+
+    uncut = VARIED
 
     def __init__(self, decision: Decision, rank: int, sites: Iterable[Site]) -> None:
         super().__init__(decision, rank)

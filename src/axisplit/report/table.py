@@ -23,6 +23,7 @@ __all__ = ["render_plan", "render_verdict"]
 MOST_LINES, MOST_RANKS, PARTS_WIDTH, BAR_WIDTH, NAME_WIDTH = 8, 8, 32, 40, 56
 AxisRow = tuple[str, str, str, str]  # word, size, parts, parameters and their dims
 Row = tuple[str, str, str]
+BETWEEN = "no parameter: values between a reduction and the next matrix"
 _HOW = {
     "native": "hooks at module boundaries",
     "attributes": "integer attributes rewritten",
@@ -90,6 +91,8 @@ def axis_rows(plan: Plan, blocks: Blocks) -> dict[AxisRow, list[str]]:
         marked = [(clean(blocks.fold(a.parameter)), str(list(a.dims))) for a in held[axis.name]]
         items = join_siblings(list(dict.fromkeys(marked or [(clean(name), "") for name in axis.parameters])))
         word = shorten(clean(axis_word(axis.name, axis.size, held[axis.name])), 14)
+        if not axis.parameters:
+            word, items = shorten(clean(axis.name.removeprefix("inputs.")), 14), [BETWEEN]
         rows[word, f"{axis.size:,}", _parts(axis), unbroken(items)].append(axis.name)
     return dict(rows)
 

@@ -64,6 +64,9 @@ def _all_gather(x: Tensor, site: str) -> Tensor:
     group, layout = bound.group, bound.the_layout
     if bound.dropped:
         return layout.pad(x, group.rank)
+    if layout.in_turns:
+        part = x.contiguous().view(-1, prod(x.shape[layout.dim % x.ndim + 1 :]))
+        return group.all_gather_in_turns(part, site).view(layout.global_shape(x, group.rank))
     shapes = layout.owned_shapes(x, group.rank)
     return layout.owners().assemble(group.all_gather(layout.take_owned(x, group.rank), shapes, site))
 

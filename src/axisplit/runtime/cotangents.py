@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import prod
 
 import torch
 from torch import Tensor
@@ -93,6 +94,9 @@ def _reduce_scatter(x: Tensor, site: str) -> Tensor:
     layout, group = bound.the_layout, bound.group
     if bound.dropped:
         return layout.keep_owned(x, group.rank)
+    if layout.in_turns:
+        turns = x.contiguous().view(-1, group.size, prod(x.shape[layout.dim % x.ndim + 1 :]))
+        return group.reduce_scatter_in_turns(turns, site).view(layout.local_shape(x.shape, group.rank))
     parts = [layout.owned_of(x, rank) for rank in range(group.size)]
     shapes = [list(parts[group.rank].shape)] * group.size
     total = sum_in_rank_order(group.all_to_all(parts, shapes, site, list(x.shape)))
@@ -163,6 +167,6 @@ _enter_op = define("enter", _passing("enter"), fake_alike("enter"))
 _leave_op = define("leave", _passing("leave"), fake_alike("leave"))
 keep = define("keep", _keep, _fake_keep, differentiable=False)
 embed = define("embed", _embed, _fake_embed, differentiable=False)
-reduce_scatter = define("reduce_scatter", _reduce_scatter, _fake_reduce_scatter, differentiable=False)
+reduce_scatter = define("reduce_scatter", _reduce_scatter, _fake_reduce_scatter)
 sum_parts = define("sum_parts", _sum_parts, _fake_sum_parts, differentiable=False)
 sum_shared = define("sum_shared", _sum_shared, _fake_sum_shared, differentiable=False)

@@ -32,6 +32,7 @@ from axisplit.runtime.shared.spanning import SpanningWire
 from axisplit.runtime.shared.wire import SharedWire
 from axisplit.runtime.signature import Signature, signature_of
 from axisplit.runtime.sums import LOW_PRECISION, max_over_ranks, sum_in_rank_order
+from axisplit.runtime.turns import InTurns
 from axisplit.runtime.wire import Combine, Wire
 
 __all__ = ["FakeGroup", "Group", "ProcessGroup", "SingleGroup"]
@@ -67,6 +68,12 @@ class Group(Protocol):
         `sides` describes what all exchange, alike on all ranks.
         """
 
+    def reduce_scatter_in_turns(self, x: Tensor, site: str = "") -> Tensor:
+        """Of the sum of x [M, n, T] over n ranks this rank's part, [M, T] (see `turns`)."""
+
+    def all_gather_in_turns(self, part: Tensor, site: str = "") -> Tensor:
+        """Every rank's part [M, T] in its place: [M, n, T]."""
+
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         """The tensor of rank `src` of this group; x has one shape and dtype on all ranks."""
 
@@ -77,7 +84,7 @@ class Group(Protocol):
         """Wait for all ranks."""
 
 
-class SingleGroup:
+class SingleGroup(InTurns):
     """The only rank: every collective returns its input, copied."""
 
     rank = 0
@@ -107,7 +114,7 @@ class SingleGroup:
         return None
 
 
-class FakeGroup:
+class FakeGroup(InTurns):
     """Rank `rank` of `size` that never communicates: shapes and slices are known, numbers are not."""
 
     def __init__(self, rank: int, size: int) -> None:
@@ -148,7 +155,7 @@ class FakeGroup:
         )
 
 
-class ProcessGroup:
+class ProcessGroup(InTurns):
     """Ranks of a torch.distributed group.
 
     CPU tensors go through shared memory among the ranks of one machine, through sockets between machines; which ranks
@@ -204,6 +211,30 @@ class ProcessGroup:
             return [part.clone() for part in way.swap(given, shapes, signature)]
 
         return self._run("all_to_all", site, given[self.rank], (str(sides),), swap)
+
+    def reduce_scatter_in_turns(self, x: Tensor, site: str = "") -> Tensor:
+        if not self._shares_memory(x):
+            return super().reduce_scatter_in_turns(x, site)
+
+        def scatter(x: Tensor, way: Way, signature: Signature) -> Tensor:
+            assert isinstance(way, SharedWire)
+            return way.scatter_in_turns(x, signature)
+
+        return self._run("reduce_scatter", site, x, (x.shape,), scatter)
+
+    def all_gather_in_turns(self, part: Tensor, site: str = "") -> Tensor:
+        if not self._shares_memory(part):
+            return super().all_gather_in_turns(part, site)
+
+        def gather(part: Tensor, way: Way, signature: Signature) -> Tensor:
+            assert isinstance(way, SharedWire)
+            return way.gather_in_turns(part, signature)
+
+        return self._run("all_gather", site, part, (part.shape,), gather)
+
+    def _shares_memory(self, x: Tensor) -> bool:
+        way = (self._way or self._connected()) if x.is_cpu else None
+        return isinstance(way, SharedWire) and way.takes_rows_of(x)
 
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         def broadcast(x: Tensor, way: Way, signature: Signature) -> Tensor:

@@ -31,6 +31,7 @@ from axisplit.errors import CollectiveError, InputError
 from axisplit.runtime.signature import disagreement, signature_of
 from axisplit.runtime.sites import own_registry
 from axisplit.runtime.sums import max_over_ranks, sum_in_rank_order
+from axisplit.runtime.turns import InTurns
 
 __all__ = ["SimulatedGroup", "simulate"]
 
@@ -74,7 +75,7 @@ def simulate(num_ranks: int, fn: Callable[[SimulatedGroup], T]) -> list[T]:
     return results
 
 
-class SimulatedGroup:
+class SimulatedGroup(InTurns):
     """One simulated rank's view of the group; `simulate` makes it."""
 
     def __init__(self, world: _World, rank: int) -> None:

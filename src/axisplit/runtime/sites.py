@@ -5,13 +5,14 @@ A traced program holds only strings: an op's `site` argument is "<model key>/<si
 finds all it needs with one dict lookup. The registry is per process; each simulated rank (simulate.py) has its own.
 
 A site whose backward issues an op has a twin "<site name>@backward", counted and dropped on its own. Which op that is
-follows from the states of the cotangents (`_twin_kind`, DESIGN 5): where a whole value goes into computations of which
+follows from the states of the cotangents (`twin_of`, DESIGN 5): where a whole value goes into computations of which
 each rank does a part, its cotangent is partial, that is the sum over ranks.
 
 | kind       | cotangent of the whole value is whole         | partial        |
 |------------|-----------------------------------------------|----------------|
 | all_reduce | identity                                      | all_reduce     |
 | all_gather | keep (own part)                               | reduce_scatter |
+| reduce_scatter | all_gather                                |                |
 | take       | all_gather; sum_parts if ranks hold the same  | embed          |
 | only_first | identity                                      | only_first     |
 | enter      | -                                             | all_reduce     |
@@ -39,6 +40,7 @@ from axisplit.runtime.layout import Layout, check_layout
 __all__ = [
     "BACKWARD",
     "DROPPABLE",
+    "WHOLE_LENGTH",
     "BoundSite",
     "CollectiveContext",
     "Kind",
@@ -54,6 +56,7 @@ __all__ = [
     "registered",
     "twin_of",
     "unregister",
+    "whole_site",
 ]
 
 Kind = Literal[
@@ -61,11 +64,14 @@ Kind = Literal[
     "keep", "embed", "reduce_scatter", "sum_parts", "sum_shared",
 ]  # fmt: skip
 BACKWARD = "@backward"
+WHOLE_LENGTH = ":whole"
+"""Ends the name of the site that stands in for one on an index of the inputs where its length does not divide."""
 
 _TWINS: dict[tuple[Kind, bool], Kind] = {
     ("all_reduce", True): "all_reduce",
     ("all_gather", False): "keep",
     ("all_gather", True): "reduce_scatter",
+    ("reduce_scatter", False): "all_gather",
     ("take", False): "all_gather",
     ("take", True): "embed",
     ("only_first", True): "only_first",
@@ -90,6 +96,7 @@ class Site:
         layout: how the dim is held (all_gather, take, argmax, lookup).
         weights: each rank's factor (scale): for a mean over a split dim its share of the dim.
         partial: whether the cotangent of the whole value at this site is partial.
+        follows: the index of the inputs that the layout is of, "" if none (`following`).
     """
 
     name: str
@@ -97,6 +104,7 @@ class Site:
     layout: Layout | None = None
     weights: tuple[float, ...] | None = None
     partial: bool = False
+    follows: str = ""
 
 
 def check_site(site: Site, num_ranks: int) -> None:
@@ -118,6 +126,25 @@ def check_site(site: Site, num_ranks: int) -> None:
             got=", ".join(f"{what} for {n} ranks" if n else f"no {what}" for what, n in given.items()),
             needed=", ".join(f"{what} for {n} ranks" if n else f"no {what}" for what, n in needed.items()),
         )
+
+
+def whole_site(site: Site) -> Site | None:
+    """What a site on an index of the inputs does where its length does not divide, and every rank holds all of it: the
+    op of another site, so that each is counted, and has the backward that belongs to what was done forward. Cotangents
+    are partial there, as those of a whole value's parts are.
+
+    | cut                                   | whole                                        |
+    |---------------------------------------|----------------------------------------------|
+    | reduce_scatter                        | all_reduce, its backward too                 |
+    | all_gather, cotangent partial / whole | nothing / leave                              |
+    | take, cotangent partial / whole       | nothing / enter, its backward an all-reduce  |
+    """
+    name = site.name + WHOLE_LENGTH
+    if site.kind == "reduce_scatter":
+        return Site(name, "all_reduce", partial=True)
+    if site.partial:
+        return None
+    return Site(name, "leave") if site.kind == "all_gather" else Site(name, "enter", partial=True)
 
 
 @dataclass(slots=True)
@@ -335,4 +362,4 @@ def twin_of(site: Site) -> Site | None:
     kind = _TWINS.get((site.kind, site.partial))
     if kind == "all_gather" and site.layout is not None and site.layout.is_shared:
         kind = "sum_parts"
-    return None if kind is None else replace(site, name=site.name + BACKWARD, kind=kind, partial=False)
+    return None if kind is None else replace(site, name=site.name + BACKWARD, kind=kind, partial=False, follows="")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from axisplit.axes.derive import Derived
 from axisplit.axes.variable import variable_leaves
+from axisplit.capture.graph import Node
 from axisplit.runtime.costs import all_reduce_bytes, busiest_all_gather_bytes
+from axisplit.solve.following import COLLECTIVE_BYTES, find_following, following
 from axisplit.solve.problem import Conversion, Instance, Problem
 from axisplit.solve.shards import held_by, layout_of, local_length
 from axisplit.solve.splits import Split, make_split
@@ -48,9 +51,12 @@ class Search:
         return self.ties.axis
 
 
-def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> dict[str, Split]:
+def find_splits(
+    derived: Derived, ties: Ties, num_ranks: int, uneven: bool, following: Collection[str] | None = None
+) -> dict[str, Split]:
     """Candidate splits: every axis that occurs in a parameter and does not follow the inputs' sizes, alone where it is
-    long enough, else with an axis beside it in some parameter's dim.
+    long enough, else with an axis beside it in some parameter's dim; and of those that do follow them the named ones,
+    or (None) those worth it.
     """
     variable = {ties.axis.get(leaf) for leaf in variable_leaves(derived)}
     sizes = {key: leaf.size for leaf, key in ties.axis.items() if key not in variable}
@@ -70,7 +76,7 @@ def find_splits(derived: Derived, ties: Ties, num_ranks: int, uneven: bool) -> d
         split = make_split(name, (first, second), (sizes[first], sizes[second]), num_ranks, uneven)
         if split is not None:
             found[name] = split
-    return found
+    return found | {split.name: split for split in find_following(derived, ties, num_ranks, following)}
 
 
 def _granularity(derived: Derived, ties: Ties) -> dict[str, int]:
@@ -100,17 +106,22 @@ def _neighbours(derived: Derived, ties: Ties) -> set[tuple[str, str]]:
 def build_problem(search: Search) -> Problem:
     """Every choice and its cost; which parameters must be split is added by the policy."""
     derived, ties, graph = search.derived, search.ties, search.derived.graph
-    problem = Problem()
+    problem, nodes = Problem(), defaultdict[str, list[Node]](list)
     splits = list(search.splits.values())
     for node in graph.nodes:
         key = ties.node[node.index]
         if ("strategies", node.index) not in derived.memo:
             derived.memo["strategies", node.index] = strategies(derived, node, ties.axis, splits)
         found: list[Strategy] = derived.memo["strategies", node.index]
+        found = [s for s in found if not s.split or s.split in search.splits]
         options = {s.name: s for s in found if ("run", key, s.name) not in search.forbidden}
         operands = tuple(ties.value[v] for v in node.inputs())
         outputs = tuple(ties.value[v] for v in node.outputs)
         problem.instances.setdefault(key, []).append(Instance(operands, outputs, options))
+        nodes[key].append(node)
+    for split in splits:
+        if split.follows:
+            _weigh_made(search, problem, split, nodes)
     for value in graph.values:
         if value.origin != "node":
             problem.held.setdefault(ties.value[value.index], _stored_states(search, value.index))
@@ -119,12 +130,23 @@ def build_problem(search: Search) -> Problem:
     return problem
 
 
+def _weigh_made(search: Search, problem: Problem, split: Split, nodes: dict[str, list[Node]]) -> None:
+    """What ranks make by each strategy of the ops that could run on parts of an index of the inputs."""
+    for key, instances in problem.instances.items():
+        for node, instance in zip(nodes[key], instances, strict=True):
+            if node.index in following(search.derived, split).passing:
+                size = sum(search.derived.graph.values[v].bytes for v in node.outputs) * search.times(node.index)
+                for option in instance.strategies.values():
+                    made = size / (search.num_ranks if option.split else 1) / COLLECTIVE_BYTES
+                    problem.made[key, option.name] = problem.made.get((key, option.name), 0.0) + made
+
+
 def _stored_states(search: Search, value: int) -> list[str]:
     """States a parameter or buffer can be loaded in; inputs and constants arrive whole."""
     info = search.derived.graph.values[value]
     if info.origin not in ("parameter", "buffer"):
         return [WHOLE]
-    splits = search.splits.values()
+    splits = [split for split in search.splits.values() if not split.follows]
     held = [s for s in splits if layout_of(search.derived, value, s, search.keys) is not None]
     states = [WHOLE, *(split_state(split.name) for split in held)]
     if info.origin == "parameter":
@@ -160,21 +182,22 @@ def _conversion_of_all(search: Search, values: list[int], source: str, target: s
         if found is None:
             return None
         steps = steps or found
-        number = sum(step.startswith("all_") for step in found)
-        moved += _bytes_in_all(search, value, source) if number else 0.0
+        number = 0 if is_whole(search, value, source) else sum(step in COLLECTIVES for step in found)
+        reduced = target if found[0] == "reduce_scatter" else WHOLE
+        moved += _bytes_in_all(search, value, source, reduced) if number else 0.0
         collectives += number
         effort += _effort(search, value, source, len(found), number)
     return Conversion(steps, moved, collectives, effort)
 
 
-def _bytes_in_all(search: Search, value: int, source: str) -> float:
+def _bytes_in_all(search: Search, value: int, source: str, target: str) -> float:
     """`conversion_bytes` as they count in the objective."""
-    key = ("bytes", value, source)
+    key = ("bytes", value, source, target)
     if key not in search.memo:
         node = search.derived.graph.producer.get(value)
         weight = phase_weight(search.derived.graph.values[value].name if node is None else node.phase)
         times = 1 if node is None else search.times(node.index)
-        search.memo[key] = conversion_bytes(search, value, source) * weight * times
+        search.memo[key] = conversion_bytes(search, value, source, target) * weight * times
     return float(search.memo[key])
 
 
@@ -204,10 +227,12 @@ def _steps(search: Search, value: int, source: str, target: str) -> tuple[str, .
     """How one value gets from one state to another. Nothing becomes a weighted partial, and indices stay indices."""
     if target[0] == "M" or source[0] == "I" or not has_place(search, value):
         return None
-    if any(state[0] == "S" and _layout(search, value, state) is None for state in (source, target)):
+    if any(state[0] == "S" and not _may_be(search, value, state) for state in (source, target)):
         return None
     if source[0] == "S" and target == PARTIAL:
-        return ("pad",)
+        return None if search.splits[source[2:]].follows else ("pad",)
+    if source == PARTIAL and target[0] == "S" and scatters(search, value, target):
+        return ("reduce_scatter",)
     steps: tuple[str, ...] = ()
     if source == PARTIAL or source[0] == "M":
         steps = ("all_reduce",)
@@ -215,6 +240,37 @@ def _steps(search: Search, value: int, source: str, target: str) -> tuple[str, .
         steps = ("all_gather",)
     last = {"S": "take", PARTIAL: "only_first", "I": "localize"}.get(target[0])
     return (*steps, last) if last else steps
+
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
+
+
+def _may_be(search: Search, value: int, state: str) -> bool:
+    """Whether a value can be in a split state: ranks hold parts along one dim, or the index is one of the inputs' that
+    the value has not, and all hold it whole.
+    """
+    split = search.splits[state[2:]]
+    return _layout(search, value, state) is not None or (split.follows and is_whole(search, value, state))
+
+
+def scatters(search: Search, value: int, state: str) -> bool:
+    """Whether partial sums become a split value by one reduce-scatter: each index is held by one rank. What follows the
+    inputs is never held otherwise.
+    """
+    return search.splits[state[2:]].follows
+
+
+def is_whole(search: Search, value: int, state: str) -> bool:
+    """Whether every rank holds all of a value in a state: also where it has not the index of the inputs that the state
+    is of, or one that does not divide.
+    """
+    if state[0] != "S":
+        return state == WHOLE
+    split = search.splits[state[2:]]
+    if not split.follows:
+        return False
+    index = following(search.derived, split)
+    return not index.is_cut(value, search.num_ranks) and (index.dim_of(value) is not None or not index.touches(value))
 
 
 def _effort(search: Search, value: int, source: str, steps: int, collectives: int) -> float:
@@ -238,11 +294,13 @@ def _layout(search: Search, value: int, state: str) -> object:
     return layout_of(search.derived, value, search.splits[state[2:]], search.keys)
 
 
-def conversion_bytes(search: Search, value: int, source: str) -> float:
-    """Bytes the busiest rank sends to make a value whole from a state."""
+def conversion_bytes(search: Search, value: int, source: str, target: str = WHOLE) -> float:
+    """Bytes the busiest rank sends to make a value whole from a state, or to reduce partial sums to parts."""
     info = search.derived.graph.values[value]
-    if source == WHOLE:
+    if is_whole(search, value, source):
         return 0.0
+    if not is_whole(search, value, target):
+        return busiest_all_gather_bytes(share_bytes(search, value, target))
     if source == PARTIAL or source[0] == "M":
         return all_reduce_bytes(info.bytes, search.num_ranks)
     return busiest_all_gather_bytes(share_bytes(search, value, source))
@@ -255,6 +313,9 @@ def share_bytes(search: Search, value: int, state: str) -> list[int]:
         sizes: dict[tuple[int, ...], int] = {}
         for lengths, rank in split.kinds.items():
             held = held_by(split, search.keys, rank)
+            if split.follows:
+                sizes[lengths] = derived.graph.values[value].bytes // search.num_ranks
+                continue
             sizes[lengths] = derived.graph.values[value].dtype.itemsize
             for axis in derived.dims[value]:
                 sizes[lengths] *= local_length(derived.axes, axis, held)

@@ -64,6 +64,7 @@ class StepPlan:
     ranges: tuple[Ranges, ...] = ()
     weights: tuple[float, ...] | None = None
     partial: bool = False  # whether the cotangent of the whole value here is partial (see `runtime.sites`)
+    follows: str = ""  # the index of the inputs that the layout is of, "" if none (see `solve.following`)
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,12 @@ class CollectivePlan:
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """A split that parameters are held in."""
+    """A split that parameters are held in, or an index of the inputs that values are held in between reductions."""
 
     name: str
     size: int
-    split: tuple[str, ...]  # each rank's part, as "start:end"; empty if the axis is not split
-    parameters: tuple[str, ...]
+    split: tuple[str, ...]  # each rank's part, as "start:end"; of an index of the inputs, taken in turns, "start::step"
+    parameters: tuple[str, ...]  # none of an index of the inputs
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ class Plan:
     states: tuple[str, ...] = ()  # attributes in which modules keep state; parts begin without
     cotangents: CotangentPlan | None = None  # None without backward, and in files from before it was kept
     reads: ReadsPlan | None = None  # None in files from before it was kept
+    following: tuple[str, ...] = ()  # indices of the inputs of which ranks hold parts (see `solve.following`)
     on_values: bool = False  # traced on the tensors themselves: the path that the Python takes depends on them
 
     # --- figures --------------------------------------------------------------------------------------------------
@@ -321,7 +323,7 @@ def _from_json(data: dict[str, Any], path: str) -> Plan:
         made["axes"] = tuple(AxisPlan(**_tuples(a)) for a in data["axes"])
         for name in ("constraints", "excluded", "assumed", "domain", "calls", "warnings"):
             made[name] = tuple(data[name])
-        made["states"] = tuple(data.get("states", ()))
+        made.update({name: tuple(data.get(name, ())) for name in ("states", "following")})
         later = {"cotangents": CotangentPlan, "reads": ReadsPlan}
         made.update({key: kind(**_tuples(data[key])) for key, kind in later.items() if data.get(key) is not None})
         return Plan(**made)

@@ -250,7 +250,7 @@ def _covered(search: Search, problem: Problem, name: str, closed: list[Split]) -
 def _closed_splits(search: Search, must: dict[str, tuple[float, frozenset[str]]]) -> list[Split]:
     """Splits of closed axes that can all be used at once: where two meet in an op, the one that covers more bytes."""
     open_axes = _open_axes(search)
-    candidates = [split for split in search.splits.values() if not set(split.axes) & open_axes]
+    candidates = [s for s in search.splits.values() if not s.follows and not set(s.axes) & open_axes]
     axes_of = {n: _axes_of(search, v) for v, n in search.ties.parameter.items() if n in must}
     covers = {s.name: sum(must[n][0] for n, axes in axes_of.items() if axes & set(s.axes)) for s in candidates}
     derived = search.derived

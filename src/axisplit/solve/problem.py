@@ -64,6 +64,9 @@ class Problem:
         default_factory=dict
     )  # (leaf value, state) -> bytes on the fullest rank
     memory: float | None = None  # bound on the sum of shares
+    made: dict[tuple[str, str], float] = field(default_factory=dict)
+    """(node class, strategy) -> what a rank makes by it along an index of the inputs, in collectives that it is worth
+    """
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,10 @@ def _formulate(problem: Problem) -> tuple[LinearModel, dict[int, float], dict[in
         _flow(model, value, produced[value], ways, places)
     for node, instances in problem.instances.items():
         for name in common_strategies(instances):
+            column = model.column(("run", node, name), True)
+            effort_of[column] += problem.made.get((node, name), 0.0)
             if PARTIAL in instances[0].strategies[name].inputs:
-                effort_of[model.column(("run", node, name), True)] += CARRIED
+                effort_of[column] += CARRIED
     return model, bytes_of, effort_of
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axes, Axis
+from axisplit.solve.following import following
 from axisplit.solve.splits import Range, Split
 from axisplit.solve.ties import AxisKeys
 
@@ -111,7 +112,9 @@ def _occurrences(axes: Axes, axis: Axis) -> Counter[Axis]:
 
 
 def held_by(split: Split, axis_keys: AxisKeys, rank: int) -> dict[Axis, Range]:
-    """Leaf -> range, for one rank under one split."""
+    """Leaf -> range, for one rank under one split of leaves."""
+    if split.follows:
+        return {}
     return {leaf: split.range_of(key, rank) for key in split.axes for leaf in axis_keys.by_key[key]}
 
 
@@ -142,6 +145,10 @@ def layout_of(
 def _layout_of(
     derived: Derived, value: int, split: Split, axis_keys: AxisKeys
 ) -> tuple[int, int, tuple[tuple[Range, ...], ...]] | None:
+    if split.follows:
+        index = following(derived, split)
+        at = index.dim_of(value) if index.is_cut(value, len(split.boxes)) else None
+        return None if at is None else (at, split.sizes[0], split.boxes)
     dims = split_dims(derived, value, split, axis_keys)
     if len(dims) != 1:
         return None

@@ -31,6 +31,7 @@ class Split:
     axes: tuple[str, ...]  # leaf class keys, outer first
     sizes: tuple[int, ...]
     boxes: tuple[Box, ...]
+    follows: bool = False  # an index of the inputs, in turns over the ranks (`solve.following`)
 
     def range_of(self, axis: str, rank: int) -> Range:
         return self.boxes[rank][self.axes.index(axis)]

@@ -10,7 +10,7 @@ I:t     indices into split t's axis, made local to the rank's range (for table l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -18,6 +18,7 @@ from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axis
 from axisplit.axes.law import Law
 from axisplit.capture.graph import Node
+from axisplit.solve.following import following
 from axisplit.solve.shards import LocalPart, held_by, local_length, self_products
 from axisplit.solve.splits import Split
 from axisplit.solve.ties import AxisKeys
@@ -52,6 +53,11 @@ def strategies(derived: Derived, node: Node, axis_keys: AxisKeys, splits: list[S
     found = [Strategy("whole", (WHOLE,) * len(operands), (WHOLE,) * len(node.outputs))]
     touched = set().union(*here, *there)
     for split in splits:
+        if split.follows:
+            index = following(derived, split)
+            if node.index in index.passing or not index.known:
+                found.append(_following_strategy(derived, node, split))
+            continue
         axes = set(split.axes)
         if not axes & touched or axes & whole or not _fits(derived, law, split, axis_keys, bool(reduced & axes)):
             continue
@@ -63,6 +69,16 @@ def strategies(derived: Derived, node: Node, axis_keys: AxisKeys, splits: list[S
         if any(state == PARTIAL for state in inputs):
             found.append(Strategy(f"partial {number}", inputs, (PARTIAL,) * len(node.outputs)))
     return found
+
+
+def _following_strategy(derived: Derived, node: Node, split: Split) -> Strategy:
+    """The op on parts of an index of the inputs, which it passes; of an index of length 1 everything is a part."""
+    index = following(derived, split)
+
+    def states(values: Iterable[int]) -> tuple[str, ...]:
+        return tuple(split_state(split.name) if index.touches(v) or not index.known else WHOLE for v in values)
+
+    return Strategy(f"split {split.name}", states(node.inputs()), states(node.outputs), split.name)
 
 
 def _split_strategy(

@@ -45,6 +45,14 @@ class Ties:
     axis_name: dict[str, str]
     parameter: dict[int, str]
 
+    @cached_property
+    def members(self) -> dict[str, list[int]]:
+        """Key -> its values."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for value, key in self.value.items():
+            found[key].append(value)
+        return found
+
 
 def find_ties(derived: Derived, folded: Collection[str] = ()) -> Ties:
     """Keys for every node, value, parameter and axis; blocks of `folded` containers stand for more than themselves."""

@@ -32,6 +32,18 @@ def along_dim(view: NodeView) -> Law:
     return Law("normalization", outputs, [dims[dim]] if dims else [], reason=f"{view.node.op._opname} needs all of it")
 
 
+@rule("diff")
+def diff(view: NodeView) -> Law:
+    """Differences of neighbours along a dim, with what is put in front and behind: that dim is needed whole."""
+    dims, (shape,) = view.dims(0), view.output_shapes()
+    dim = view.dim(view.argument("dim"), len(dims))
+    whole = [dims[dim]]
+    for operand in view.operand_dims()[1:]:
+        whole += [axis for d, axis in enumerate(operand) if d == dim or not view.axes.unify(dims[d], axis)]
+    output = (*dims[:dim], view.axes.leaf(shape[dim]), *dims[dim + 1 :])
+    return Law("normalization", [output], whole, reason="neighbours are subtracted")
+
+
 @rule("renorm")
 def renorm(view: NodeView) -> Law:
     """Every slice along a dim is scaled by its own norm: that dim passes, the others are normalised over."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from axisplit.runtime.shared.board import Board
 from axisplit.runtime.signature import Signature
+from axisplit.runtime.sums import sum_in_rank_order
 from axisplit.runtime.wire import Combine
 
 __all__ = ["SharedWire"]
@@ -83,6 +84,45 @@ class SharedWire:
             return result
 
         return reduce
+
+    def scatter_in_turns(self, x: Tensor, signature: Signature) -> Tensor:
+        """Of the sum of x [M, n, T], contiguous, over ranks this rank's part, a new tensor [M, T]."""
+        board, own = self._board, self._board.rank
+        total, rows = x.new_empty(x.shape[0], x.shape[2]), self._rows(x)
+        for a in range(0, x.shape[0], rows):
+            piece = x[a : a + rows]
+            views = self._views(piece.shape, x.dtype)
+            board.post(piece, views[own], signature)
+            views[own] = piece
+            sum_in_rank_order([view[:, own] for view in views], out=total[a : a + rows])
+        return total
+
+    def gather_in_turns(self, part: Tensor, signature: Signature) -> Tensor:
+        """Every rank's part [M, T], contiguous, in its place: a new tensor [M, n, T]."""
+        board, own = self._board, self._board.rank
+        whole, rows = part.new_empty(part.shape[0], board.size, part.shape[1]), self._rows(part)
+        whole[:, own].copy_(part)
+        for a in range(0, part.shape[0], rows):
+            piece = part[a : a + rows]
+            views = self._views(piece.shape, part.dtype)
+            board.post(piece, views[own], signature)
+            for rank, view in enumerate(views):
+                if rank != own:
+                    whole[a : a + rows, rank].copy_(view)
+        return whole
+
+    def takes_rows_of(self, x: Tensor) -> bool:
+        """Whether there is a row of x, and it fits a slot."""
+        return len(x) > 0 and 0 < x[0].nbytes <= self._board.slot_bytes
+
+    def _rows(self, x: Tensor) -> int:
+        """How many rows of x one meeting takes."""
+        return self._board.slot_bytes // x[0].nbytes
+
+    def _views(self, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+        """What each rank writes for the next meeting, at the beginning of its slot."""
+        size = prod(shape) * dtype.itemsize
+        return [slot[:size].view(dtype).view(tuple(shape)) for slot in self._board.slots(self._board.side)]
 
     def broadcast(self, x: Tensor, src: int, signature: Signature) -> Tensor:
         """Rank `src`'s tensor, a new one; x has one shape and dtype on all ranks."""
