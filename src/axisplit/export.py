@@ -294,6 +294,7 @@ def _refusal(plan: Plan, target: str, problems: list[str], wrong: Sequence[str] 
         needed="matrices and tables in equal parts, nothing rewritten inside modules"
         if problems
         else "gradients that are whole, or summed by the styles of their modules",
-        do="run it with axisplit, or leave these modules whole: keep=['*.self_attn.*', ...]"
+        do=("plan with keep=['inputs.*'], " if plan.following else "")
+        + "run it with axisplit, or leave these modules whole: keep=['*.self_attn.*', ...]"
         + ("" if problems else "; for inference alone: training=False (--inference)"),
     )

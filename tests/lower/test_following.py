@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import axisplit
+from axisplit.axes.derive import derive_axes
 from axisplit.capture.trace import capture
 from axisplit.errors import CollectiveError, LayoutError
 from axisplit.lower.apply import make_rank, take_shard
@@ -23,7 +24,9 @@ from axisplit.runtime.following import Lengths
 from axisplit.runtime.groups import Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import unregister
-from lower.test_guard import on_guarded_ranks
+from axisplit.solve.following import find_following, following
+from axisplit.solve.ties import find_ties
+from lower.test_guard import on_guarded_ranks, refusal
 from models_zoo.tiny import ZOO, build, ids, perturb
 
 WIDTH, VOCABULARY = 32, 48
@@ -76,6 +79,38 @@ def kinds(plan: axisplit.Plan) -> list[tuple[str, int]]:
         if c.phase == plan.collectives[0].phase:
             found[c.kind] = found.get(c.kind, 0) + c.count
     return sorted(found.items())
+
+
+class Various(nn.Module):
+    """Ops that take each position by itself, and ops that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.matrix = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, 8)
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        x = self.table(input_ids)
+        x = functional.layer_norm(x + torch.arange(x.shape[1])[:, None], (WIDTH,))
+        heads = x.view(*x.shape[:-1], 4, 8).sin()
+        return heads, x.cumsum(1), x.sum(1).cos(), (x @ x.mT).exp(), self.matrix(x).tanh(), x.flatten(0, 1).neg()
+
+
+def test_what_takes_each_position_by_itself() -> None:
+    graph = capture(Various().eval(), (tokens(2, 12),)).graph
+    derived = derive_axes(graph)
+    (split,) = find_following(derived, find_ties(derived), 2, ("inputs.input_ids[1]",))  # given by its position
+    index = following(derived, split)
+    assert [graph.nodes[node].op._opname for node in sorted(index.passing)] == [
+        "unsqueeze",
+        "add",
+        "layer_norm",
+        "mT",
+        "tanh",
+    ]
+    assert index.size == 12
+    cut = {v.name or graph.producer[v.index].op._opname for v in graph.values if index.is_cut(v.index, 2)}
+    assert {"add", "linear", "forward:0"} <= cut
+    assert not {"matmul", "flatten", "cumsum", "sum"} & cut  # [12, 12], [2 * 12], other lengths
 
 
 def test_large_values_are_cut_for_the_same_bytes() -> None:
@@ -143,6 +178,8 @@ def test_a_saved_plan_is_proved_for_other_lengths(tmp_path: Any) -> None:
     assert plan.following == SEQUENCE
     with pytest.raises(LayoutError, match=r"reduce_scatter at output of blocks\.\*\.down"):
         plan.to_hf_tp_plan()
+    with pytest.raises(LayoutError, match=r"do: plan with keep=\['inputs\.\*'\], run it with axisplit"):
+        plan.to_parallelize_plan()
     for length in (12, 8):
         other = {"input_ids": tokens(1, length)}
         captured = capture(model, other)
@@ -172,6 +209,9 @@ def test_calls_of_other_kinds_and_lengths_are_proved_when_they_come() -> None:
     for found in on_guarded_ranks(plan, model, lambda part, guard: calls(part)):
         for ours, theirs in zip(found, whole, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    embedded = {"inputs_embeds": torch.randn(1, 8, 64), "use_cache": False}  # it is sums of tables that are cut
+    for said in on_guarded_ranks(plan, model, lambda part, guard: refusal(part, **embedded)):
+        assert "reads no value of the split program" in said
 
 
 def tied_llama() -> nn.Module:
@@ -284,3 +324,17 @@ def test_lengths() -> None:
         "  needed: a call of the whole model",
         "  do: call the whole model",
     ]
+
+
+@pytest.mark.usefixtures("worth_it")
+@pytest.mark.parametrize("given", ["position", "name"])
+def test_calls_are_proved_whether_inputs_have_names_or_not(given: str) -> None:
+    model, x = stream(), tokens(2, 12)
+    plan = axisplit.plan(model, (x,) if given == "position" else {"input_ids": x}, ranks=2)
+    assert plan.following == (("inputs.0[1]",) if given == "position" else SEQUENCE)
+    with torch.no_grad():
+        whole = [model(x), model(tokens(2, 9))]
+    for found in on_guarded_ranks(
+        replace(plan, calls=()), model, lambda part, guard: [part(x), part(input_ids=tokens(2, 9))]
+    ):
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)

@@ -202,7 +202,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant(
             "lower/edits.py",
-            "edits[rank].update({a: v for a, v in solution.items() if v != attributes[a]})",
+            "changed.update({a: v for a, v in solution.items() if v != attributes[a]})",
             "pass",
             EDITS,
         ),
@@ -219,7 +219,7 @@ MUTANTS: dict[str, list[Mutant]] = {
             "part = pieces[0]",
             EDITS,
         ),
-        Mutant("lower/apply.py", "return part.clone(memory_format=torch.contiguous_format)", "return part", PLACES),
+        Mutant("lower/apply.py", "return aligned_copy(part)", "return part", (*PLACES, *TRAINING)),
         Mutant(
             "lower/places.py",
             'steps.append(Site(f"{name}:sum", "all_reduce", partial=target == VARIED))',
@@ -562,17 +562,32 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("lower/blame.py", "(mismatch.argument or mismatch.raised is not None)", "mismatch.argument", ROUNDS),
     ],
     "indices of the inputs": [
-        Mutant("solve/following.py", "law.rewrites or ends & self.leaves", "ends & self.leaves", FOLLOWING),
-        Mutant("solve/following.py", "law.rewrites or ends & self.leaves", "law.rewrites", FOLLOWING),
-        Mutant("solve/following.py", "or self._matrices(node):", "or False:", FOLLOWING),
+        Mutant("solve/following.py", "self.derived.laws[node.index].rewrites or not ends", "not ends", FOLLOWING),
+        Mutant("solve/following.py", "or not ends.isdisjoint(self.leaves) or", "or", FOLLOWING),
+        Mutant(
+            "solve/following.py",
+            "or self._matrices(node):\n            return",
+            "or False:\n            return",
+            FOLLOWING,
+        ),
         Mutant("solve/following.py", "values != list(node.outputs) and", "", FOLLOWING),
         Mutant("solve/following.py", "alone = len(dims) == 1 and", "alone = len(dims) > 0 and", FOLLOWING),
-        Mutant("solve/following.py", "size % num_ranks == 0", "size % num_ranks >= 0", FOLLOWING),
-        Mutant("solve/following.py", "not index[0] % num_ranks and", "True and", FOLLOWING),
+        Mutant("solve/following.py", "dim].size % num_ranks == 0", "dim].size % num_ranks >= 0", FOLLOWING),
+        Mutant("solve/following.py", "(wanted or not i.size % num_ranks)", "True", FOLLOWING),
         Mutant("solve/following.py", ">= COLLECTIVE_BYTES", ">= 0", FOLLOWING),
-        Mutant("solve/following.py", "wanted is None and len(_lengths(derived)) > 1", "False", FOLLOWING),
-        Mutant("solve/following.py", "or everywhere.leaves & _fixed(derived)", "", FOLLOWING),
-        Mutant("solve/following.py", "if index[0] > 1 else ()", "if True else ()", FOLLOWING),
+        Mutant("solve/following.py", "if wanted is None and len(_lengths(derived)) > 1:", "if False:", FOLLOWING),
+        Mutant(
+            "solve/following.py",
+            "{name: index for name, index in every.items() if index.leaves.isdisjoint(fixed)}",
+            "every",
+            FOLLOWING,
+        ),
+        Mutant(
+            "solve/following.py",
+            "if axis.size > 1 else ())\n                yield",
+            "if True else ())\n                yield",
+            FOLLOWING,
+        ),
         Mutant("solve/states.py", "or not index.known:", "or False:", FOLLOWING),
         Mutant(
             "solve/build.py", "made = size / (search.num_ranks if option.split else 1)", "made = size / 1", FOLLOWING

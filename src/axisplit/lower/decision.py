@@ -17,7 +17,7 @@ from axisplit.solve.cotangents import VARIED, Cotangents
 from axisplit.solve.policy import Choice
 from axisplit.solve.shards import LocalPart, held_by, layout_of, local_length
 from axisplit.solve.splits import Range, Split
-from axisplit.solve.states import WHOLE, Strategy
+from axisplit.solve.states import WHOLE, Strategy, split_state
 
 
 @dataclass
@@ -98,9 +98,14 @@ class Parts:
 
     def same_states(self, value: int, state: str, whole: str = WHOLE) -> list[str]:
         """The state, and those that are no other for this value: `whole`, and in parts of an index that it has not."""
-        following = [f"S:{split.name}" for split in self.search.splits.values() if split.follows]
-        same = [whole, *(other for other in following if is_whole(self.search, value, other))] if following else []
+        if not self._following:
+            return [state]
+        same = [whole, *(other for other in self._following if is_whole(self.search, value, other))]
         return same if state in same else [state]
+
+    @cached_property
+    def _following(self) -> list[str]:
+        return [split_state(split.name) for split in self.search.splits.values() if split.follows]
 
     def local_arguments(self, node: Node, strategy: Strategy, rank: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A node's arguments (references left as they are) as this rank's part of the op needs them."""

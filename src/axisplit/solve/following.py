@@ -86,11 +86,17 @@ class Following:
             new = {v for v in beside if self.touches(v)}
         return frozenset(found)
 
+    def saves(self, num_ranks: int) -> bool:
+        """Whether a rank need not make as much of the first phase as is worth a collective."""
+        graph = self.derived.graph
+        first = [graph.nodes[node] for node in self.passing if graph.nodes[node].phase == graph.phases[0]]
+        made = sum(graph.values[value].bytes for node in first for value in node.outputs)
+        return made * (1 - 1 / num_ranks) >= COLLECTIVE_BYTES
+
     def _passes(self, node: Node) -> bool:
         """Whether an op does to each of the indices the same, whichever and how many they are."""
-        law = self.derived.laws[node.index]
-        ends = {leaf for axis in (*law.whole, *law.reduce) for leaf in self.derived.axes.leaves(axis)}
-        if law.rewrites or ends & self.leaves or self._matrices(node):
+        ends = _ends(self.derived)[node.index]
+        if self.derived.laws[node.index].rewrites or not ends.isdisjoint(self.leaves) or self._matrices(node):
             return False
         values = [v for v in (*node.inputs(), *node.outputs) if self.touches(v)]
         return values != list(node.outputs) and all(self.dim_of(value) is not None for value in values)
@@ -112,22 +118,31 @@ def find_following(derived: Derived, ties: Ties, num_ranks: int, wanted: Collect
     """Splits of indices of the inputs.
 
     Args:
-        wanted: the names of those that a plan has; None for all that are worth it at these sizes.
+        wanted: the names of those that a plan has; None for all that are worth it at these sizes. An input may go by
+            another name here (by its position, or by its parameter's): then it is the one with most to pass.
     """
+    if wanted is None and len(_lengths(derived)) > 1:
+        return []
+    fixed = _fixed(derived)
+    given = {n: i for n, i in _of_inputs(derived) if i.leaves.isdisjoint(fixed) and (wanted or not i.size % num_ranks)}
+    every = {name: _in_every_phase(first, ties) for name, first in given.items()}
+    every = {name: index for name, index in every.items() if index.leaves.isdisjoint(fixed)}
+    if wanted is None:
+        worth_it = {name: index for name, index in every.items() if index.saves(num_ranks)}
+        chosen = dict(sorted(worth_it.items(), key=lambda item: (-item[1].size, item[0])))
+    else:
+        chosen = {name: every[name] for name in wanted if name in every}
+        for name in [name for name in wanted if name not in every]:
+            alike = [n for n in every.keys() - wanted if n.rpartition("[")[2] == name.rpartition("[")[2]]
+            if alike:
+                chosen[name] = every[max(sorted(alike), key=lambda n: len(every[n].passing))]
     found: list[Split] = []
     taken, boxes = set[int](), tuple(((rank, rank + 1),) for rank in range(num_ranks))
-    for name, index in sorted(_of_inputs(derived), key=lambda item: (-item[1][0], item[0])):
-        if (wanted is None and len(_lengths(derived)) > 1) or (wanted is not None and name not in wanted):
-            continue
-        first = Following(derived, index[0], frozenset({index} if index[0] > 1 else ()))
-        everywhere = _in_every_phase(first, ties)
-        values = {v for node in everywhere.passing for v in derived.graph.nodes[node].outputs}
-        worth_it = not index[0] % num_ranks and _saved(derived, values, num_ranks) >= COLLECTIVE_BYTES
-        if (wanted is None and not worth_it) or values & taken or everywhere.leaves & _fixed(derived):
-            continue
-        taken |= values
-        derived.memo["following", name] = everywhere
-        found.append(Split(name, (name,), (num_ranks,), boxes, follows=True))
+    for name, index in chosen.items():
+        if taken.isdisjoint(index.passing):
+            taken |= index.passing
+            derived.memo["following", name] = index
+            found.append(Split(name, (name,), (num_ranks,), boxes, follows=True))
     return found
 
 
@@ -135,14 +150,15 @@ def _index(derived: Derived, axis: Axis) -> Index:
     return axis.size, derived.axes.leaves(axis)
 
 
-def _of_inputs(derived: Derived) -> Iterator[tuple[str, Index]]:
+def _of_inputs(derived: Derived) -> Iterator[tuple[str, Following]]:
     """Indices of what the first phase is called with, named after it."""
     graph = derived.graph
     for value in graph.values:
         phase, _, path = value.name.partition(":")
         if value.origin == "input" and graph.phases and phase == graph.phases[0]:
             for dim, axis in enumerate(derived.dims[value.index]):
-                yield f"inputs.{path}[{dim}]", _index(derived, axis)
+                known = frozenset({_index(derived, axis)} if axis.size > 1 else ())
+                yield f"inputs.{path}[{dim}]", Following(derived, axis.size, known)
 
 
 def _in_every_phase(first: Following, ties: Ties) -> Following:
@@ -152,7 +168,7 @@ def _in_every_phase(first: Following, ties: Ties) -> Following:
         dim = first.dim_of(value)
         for other in ties.members[ties.value[value]] if dim is not None else ():
             known |= {_index(derived, axis) for axis in derived.dims[other][dim:][:1] if axis.size > 1}
-    return replace(first, known=frozenset(known), _dims={})
+    return first if known == first.known else replace(first, known=frozenset(known), _dims={})
 
 
 def _lengths(derived: Derived) -> set[str]:
@@ -160,13 +176,15 @@ def _lengths(derived: Derived) -> set[str]:
     return {phase.partition(" ")[0] for phase in derived.graph.phases}
 
 
+def _ends(derived: Derived) -> list[frozenset[Axis]]:
+    """For each op the leaves that do not pass it."""
+    if ("ends",) not in derived.memo:
+        ended = [(*law.whole, *law.reduce) for law in derived.laws]
+        derived.memo["ends",] = [frozenset(x for axis in axes for x in derived.axes.leaves(axis)) for axes in ended]
+    found: list[frozenset[Axis]] = derived.memo["ends",]
+    return found
+
+
 def _fixed(derived: Derived) -> set[Axis]:
     """Leaves of parameters, whose length is the same in every call."""
     return {leaf for v in derived.graph.parameters.values() for leaf in derived.leaves(v)} - variable_leaves(derived)
-
-
-def _saved(derived: Derived, values: Collection[int], num_ranks: int) -> float:
-    """Bytes of the first phase that a rank need not make."""
-    graph = derived.graph
-    first = [v for v in values if graph.producer[v].phase == graph.phases[0]]
-    return sum(graph.values[value].bytes for value in first) * (1 - 1 / num_ranks)
