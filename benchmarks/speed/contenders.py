@@ -89,8 +89,7 @@ def lowering(rank: int, world_size: int, checkpoint: Path, num_steps: int) -> li
         if weights[name].shape == parameter.shape:
             weights[name].data = parameter.data
     token, found = torch.ones(1, 1, dtype=torch.int64), []
-    kept, hooks = models[1].__dict__["axisplit_outputs"].kept("logits"), models[1].__dict__["axisplit_gradient_hooks"]
-    with torch.inference_mode(), kept, hooks.resting():  # as `generate` does
+    with torch.inference_mode(), models[1].__dict__["axisplit_outputs"].kept("logits"):
         states = [m(input_ids=token.expand(1, 64), use_cache=True).cache for m in models]
         for number in range(num_steps):
             seconds = [0.0, 0.0]

@@ -11,16 +11,11 @@ from torch import nn
 
 import axisplit
 from axisplit.errors import InputError, PlanMismatchError
-from axisplit.lower.apply import make_rank
-from axisplit.runtime.decode import generate
-from axisplit.runtime.groups import Group
-from axisplit.runtime.simulate import simulate
-from axisplit.runtime.sites import unregister
 from axisplit.solve.plan import check_plan
 from lower.test_edits import planned
 from models_zoo import real
 from models_zoo.small import Attention, Mlp
-from models_zoo.tiny import build, ids, perturb
+from models_zoo.tiny import perturb
 
 
 @pytest.fixture(scope="module")
@@ -161,35 +156,3 @@ def test_parameters_without_elements():
     plan = axisplit.plan(model, inputs, ranks=3)
     assert plan.split_fraction == 1
     assert axisplit.verify(model, inputs, plan, gradients=True).equal
-
-
-def test_hooks_for_gradients_rest_while_there_are_none():
-    """In `generate`, and are back where they were behind it, also where it breaks off."""
-    torch.manual_seed(0)
-    model = build("llama")
-    plan = axisplit.plan(model, {"input_ids": ids(1, 9)}, ranks=2)
-
-    def rank(group: Group) -> tuple[list[int], list[int], list[int]]:
-        part, _ = make_rank(model, plan, group, "resting")
-
-        def hooks() -> list[int]:
-            return [n for m in part.modules() for n in (*m._forward_pre_hooks, -1, *m._forward_hooks)]
-
-        try:
-            before, inside = hooks(), list[int]()
-
-            def broken(token: int) -> None:
-                inside.extend(hooks())
-                raise KeyError(token)
-
-            with pytest.raises(KeyError):
-                generate(part, ids(1, 9), max_new_tokens=2, on_token=broken)
-            return before, inside, hooks()
-        finally:
-            unregister("resting")
-
-    entering = sum(step.kind == "enter" for place in plan.places for step in place.steps)
-    for before, inside, after in simulate(2, rank):
-        assert before == after
-        assert len(before) - len(inside) == entering > 3
-        assert set(inside) < set(before)

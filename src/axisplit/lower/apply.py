@@ -95,32 +95,6 @@ def _gradient_site(parameter: ParameterPlan) -> Site:
     return Site(parameter.name + GRADIENT, _GRADIENT_KINDS[parameter.gradient], layout)
 
 
-class GradientHooks:
-    """Hooks that only gradients need, taken out of the way while there can be none: a module without hooks is called in
-    a fraction of the time.
-    """
-
-    def __init__(self) -> None:
-        self._hooks: list[tuple[dict[int, Any], int]] = []  # a module's hooks of one kind, and the number of ours
-
-    def add(self, hooks: dict[int, Any], number: int) -> None:
-        self._hooks.append((hooks, number))
-
-    @contextmanager
-    def resting(self) -> Iterator[None]:
-        """Inside the block, in which nothing may ask for a gradient, they are not called."""
-        before = [(hooks, dict(hooks)) for hooks, _ in self._hooks]
-        try:
-            for hooks, number in self._hooks:
-                hooks.pop(number, None)
-            yield
-        finally:
-            for hooks, all_of_them in before:
-                added = {number: hook for number, hook in hooks.items() if number not in all_of_them}
-                hooks.clear()
-                hooks.update(all_of_them | added)
-
-
 class LocalOutputs:
     """Outputs of the whole model that can stay split where the caller wants only a reduction of them."""
 
@@ -278,19 +252,12 @@ def _put_in_place(
     model: torch.nn.Module, steps: Iterable[tuple[PlacePlan, Callable[..., Any]]], outputs: LocalOutputs
 ) -> None:
     insertions: dict[str, list[Insertion]] = defaultdict(list)
-    for_gradients = model.__dict__["axisplit_gradient_hooks"] = GradientHooks()
     for place, step in steps:
         module = model.get_submodule(place.module)
-        only_gradients = all(planned.kind in _FOR_GRADIENTS for planned in place.steps)
         if place.where == "output":
-            handle = module.register_forward_hook(_output_hook(place, step, outputs))
-            if only_gradients:
-                for_gradients.add(module._forward_hooks, handle.id)
+            module.register_forward_hook(_output_hook(place, step, outputs))
         elif place.where == "input":
-            hook = _input_hook(module, place, step)
-            handle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
-            if only_gradients:
-                for_gradients.add(module._forward_pre_hooks, handle.id)
+            module.register_forward_pre_hook(_input_hook(module, place, step), with_kwargs=True, prepend=True)
         else:
             assert place.position is not None
             module.__dict__.setdefault("_axisplit", {})[place.leaf] = step

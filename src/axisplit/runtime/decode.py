@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ def generate(
     _check(model, input_ids, max_new_tokens, temperature, top_p)
     choose = _Sampler(model, temperature, top_k, top_p, seed) if sample else _Greedy(model)
     tokens: list[int] = []
-    hooks = model.__dict__.get("axisplit_gradient_hooks")
-    with torch.inference_mode(), choose.outputs(), nullcontext() if hooks is None else hooks.resting():
+    with torch.inference_mode(), choose.outputs():
         for logits in _steps(model, input_ids, tokens):
             tokens.append(choose(logits))
             if on_token is not None:
