@@ -19,12 +19,14 @@ from axisplit.capture.trace import capture
 from axisplit.errors import CollectiveError, LayoutError
 from axisplit.lower.apply import make_rank, take_shard
 from axisplit.lower.lowering import prove_programs
-from axisplit.lower.planning import decision_of
+from axisplit.lower.planning import begin_search, decision_of
 from axisplit.runtime.following import Lengths
 from axisplit.runtime.groups import Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import unregister
+from axisplit.solve.build import build_problem
 from axisplit.solve.following import find_following, following
+from axisplit.solve.states import PARTIAL, WHOLE
 from axisplit.solve.ties import find_ties
 from lower.test_guard import on_guarded_ranks, refusal
 from models_zoo.tiny import ZOO, build, ids, perturb
@@ -126,12 +128,14 @@ def test_large_values_are_cut_for_the_same_bytes() -> None:
 
 
 def test_small_values_are_not_cut() -> None:
-    assert axisplit.plan(stream(), {"input_ids": tokens(2, 64)}, ranks=2).following == ()
+    derived = derive_axes(capture(stream(), (tokens(2, 64),)).graph)
+    assert find_following(derived, find_ties(derived), 2, None) == []  # nor is the solver asked
+    assert len(find_following(derived, find_ties(derived), 2, ("inputs.0[1]",))) == 1
 
 
 @pytest.mark.usefixtures("worth_it")
 def test_what_generates_is_not_cut() -> None:
-    model = build("llama")
+    model = perturb(tied_llama())
     assert axisplit.plan(model, {"input_ids": ids(2, 12), "use_cache": True}, ranks=2).following == ()
 
 
@@ -338,3 +342,14 @@ def test_calls_are_proved_whether_inputs_have_names_or_not(given: str) -> None:
         replace(plan, calls=()), model, lambda part, guard: [part(x), part(input_ids=tokens(2, 9))]
     ):
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("worth_it")
+def test_parts_become_no_partial_sums() -> None:
+    """Zeros around a part are right for a part: of a length that does not divide every rank would add all."""
+    search = begin_search(capture(stream(), (tokens(2, 12),)), 2)
+    conversions = build_problem(search).conversions
+    cut = {(source, target) for _, source, target in conversions if "inputs." in source + target}
+    split = "S:inputs.0[1]"
+    assert {(PARTIAL, split), (split, WHOLE), (WHOLE, split)} <= cut
+    assert (split, PARTIAL) not in cut

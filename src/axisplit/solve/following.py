@@ -99,7 +99,7 @@ class Following:
         if self.derived.laws[node.index].rewrites or not ends.isdisjoint(self.leaves) or self._matrices(node):
             return False
         values = [v for v in (*node.inputs(), *node.outputs) if self.touches(v)]
-        return values != list(node.outputs) and all(self.dim_of(value) is not None for value in values)
+        return all(self.dim_of(value) is not None for value in values)
 
     def _matrices(self, node: Node) -> list[int]:
         """The weights of two or more dims that an op reads."""
@@ -126,7 +126,6 @@ def find_following(derived: Derived, ties: Ties, num_ranks: int, wanted: Collect
     fixed = _fixed(derived)
     given = {n: i for n, i in _of_inputs(derived) if i.leaves.isdisjoint(fixed) and (wanted or not i.size % num_ranks)}
     every = {name: _in_every_phase(first, ties) for name, first in given.items()}
-    every = {name: index for name, index in every.items() if index.leaves.isdisjoint(fixed)}
     if wanted is None:
         worth_it = {name: index for name, index in every.items() if index.saves(num_ranks)}
         chosen = dict(sorted(worth_it.items(), key=lambda item: (-item[1].size, item[0])))
