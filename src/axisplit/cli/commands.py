@@ -77,7 +77,8 @@ def plan(
     batch: Batch = None,
     seq: Seq = None,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Parameters to leave whole; may be given again.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Parameters, or positions (inputs.*), to leave whole; may be repeated."),
     ] = None,
     memory_per_rank: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Most bytes of parameters a rank may hold, as 24GiB.")
