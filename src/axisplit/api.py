@@ -46,8 +46,8 @@ def plan(
         model: any module; parameters may be on the meta device. It is not changed.
         inputs: what the model is called with, at the sizes that will run: a tuple is positional, a dict keywords.
         ranks: how many ranks; or `mesh`, a one-dimensional DeviceMesh that says so.
-        keep: patterns (fnmatch) of parameters to leave whole; `inputs.*` of indices of the inputs (`inputs.input_ids[1]`
-            are the positions), which large values between reductions are split by otherwise.
+        keep: patterns (fnmatch) of parameters to leave whole, and of indices of the inputs (`inputs.input_ids[1]` are
+            the positions), which large values between reductions are split by otherwise.
         memory_per_rank: bytes of parameters a rank may hold; then the fewest bytes under that bound, and blocks may
             stay whole.
         uneven: whether ranks may get parts of different sizes.

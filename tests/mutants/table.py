@@ -600,7 +600,6 @@ MUTANTS: dict[str, list[Mutant]] = {
             FOLLOWING,
         ),
         Mutant("lower/edits.py", 'if state[0] != "I" and not (', 'if state[0] != "I" or (', FOLLOWING),
-        Mutant("lower/traffic.py", "site = whole_site(site_of(step))", "site = site_of(step)", FOLLOWING),
         Mutant("lower/traffic.py", "or is_whole(decision.search, value.index, source):", ":", FOLLOWING),
         Mutant("proof/program.py", "    uncut = VARIED", "    uncut = WHOLE", FOLLOWING),
         Mutant(

@@ -11,9 +11,9 @@ from axisplit.lower.cotangents import carrying
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
-from axisplit.runtime.sites import Site, twin_of, whole_site
+from axisplit.runtime.sites import twin_of
 from axisplit.solve.build import is_whole, scatters
-from axisplit.solve.plan import CollectivePlan, ParameterPlan, Ranges, StepPlan
+from axisplit.solve.plan import CollectivePlan, ParameterPlan, Ranges
 from axisplit.solve.states import PARTIAL, WHOLE
 
 
@@ -103,8 +103,10 @@ def _of_places(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
     graph, trained = decision.graph, carrying(decision, ("parameter",))
     for steps in [*(p.steps for p in lowered.places), *(c.steps for c in lowered.captured)]:
         for step in steps:
+            twin = twin_of(site_of(step))
+            kind = "" if twin is None else twin.kind
             for value, source, target in sorted(lowered.converted.get(step.name, ())):
-                kind, node = _backward_kind(decision, step, value), graph.producer.get(value)
+                node = graph.producer.get(value)
                 if kind in _SENDING and node is not None and node.phase == graph.phases[0] and value in trained:
                     state = target if step.kind in ("take", "reduce_scatter") else source
                     where = decision.search.ties.node[node.index].split("|")[0] or "model"
@@ -113,15 +115,6 @@ def _of_places(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
 
 
 _SENDING = ("all_reduce", "all_gather", "reduce_scatter", "sum_parts")
-
-
-def _backward_kind(decision: Decision, step: StepPlan, value: int) -> str:
-    """The op that a step's backward issues for a value; "" if none."""
-    site: Site | None = site_of(step)
-    if step.follows and is_whole(decision.search, value, f"S:{step.follows}"):
-        site = whole_site(site_of(step))
-    twin = None if site is None else twin_of(site)
-    return "" if twin is None else twin.kind
 
 
 def _of_parameters(decision: Decision, lowered: Lowered) -> Iterator[Moved]:
