@@ -624,7 +624,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("runtime/following.py", "if length == self._last[0] else set()", "if True else set()", FOLLOWING),
         Mutant("runtime/following.py", "self._seen.get(length, set()) if again else", "set() if again else", FOLLOWING),
-        Mutant("lower/apply.py", "step._torchdynamo_disable = True", "step._ = True", FOLLOWING),
         Mutant(
             "runtime/turns.py",
             "torch.stack(self.all_gather(part, [part.shape] * self.size, site), 1)",
@@ -639,7 +638,6 @@ MUTANTS: dict[str, list[Mutant]] = {
             TURNS,
         ),
         Mutant("runtime/shared/wire.py", "0 < x[0].nbytes <= self._board.slot_bytes", "x[0].nbytes > 0", TURNS),
-        Mutant("runtime/layout.py", "self.period == self.num_ranks and all(", "all(", TURNS),
         Mutant("runtime/layout.py", "held == ((r, r + 1),) for r", "len(held) == 1 for r", TURNS),
         Mutant(
             "axes/rules/normalization.py",

@@ -325,7 +325,6 @@ def _following(site: Site, key: str, lengths: Lengths) -> Step:
     def step(x: torch.Tensor) -> torch.Tensor:
         return (cut if is_cut(x.shape[dim]) else whole)(x)
 
-    step._torchdynamo_disable = True  # type: ignore[attr-defined]  # lengths are remembered from call to call
     return step
 
 

@@ -85,7 +85,7 @@ class Layout:
     @cached_property
     def in_turns(self) -> bool:
         """Whether rank r of n holds the indices r, r + n, r + 2 n, ..."""
-        return self.period == self.num_ranks and all(held == ((r, r + 1),) for r, held in enumerate(self.ranges))
+        return all(held == ((r, r + 1),) for r, held in enumerate(self.ranges))
 
     @cached_property
     def has_empty_rank(self) -> bool:
