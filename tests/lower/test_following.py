@@ -169,17 +169,19 @@ def test_every_length_is_right(ranks: int) -> None:
 
 
 @pytest.mark.usefixtures("worth_it")
-@pytest.mark.parametrize(("name", "ranks"), [("gpt2", 2), ("bert", 3), ("bert", 4)])
+@pytest.mark.parametrize(("name", "ranks"), [("gpt2", 2), ("bert", 3), ("llama", 4), ("t5", 2), ("cohere", 3)])
 def test_transformers_are_cut(name: str, ranks: int) -> None:
-    """Positions that are looked up or cut out of a table, masks, norms before and after."""
+    """Positions that are looked up or cut out of a table, masks, norms in front and behind, encoders, parallel blocks."""
     model, inputs = build(name), ZOO[name].inputs(2, 12)
-    inputs = {**inputs, "use_cache": False} if name == "gpt2" else inputs
+    inputs = inputs if name == "bert" else {**inputs, "use_cache": False}
     plan = axisplit.plan(model, inputs, ranks=ranks)
     assert plan.following == SEQUENCE
     for batch, length in ((2, 12), (2, 7)):
         other = {**inputs, **{k: v[:batch, :length] for k, v in inputs.items() if isinstance(v, Tensor)}}
         verdict = axisplit.verify(model, other, plan, gradients=True)
         assert verdict.equal, str(verdict)
+        assert verdict.gradients is not None
+        assert verdict.gradients.equal
 
 
 @pytest.mark.usefixtures("worth_it")
