@@ -171,7 +171,7 @@ def test_every_length_is_right(ranks: int) -> None:
 @pytest.mark.usefixtures("worth_it")
 @pytest.mark.parametrize(("name", "ranks"), [("gpt2", 2), ("bert", 3), ("llama", 4), ("t5", 2), ("cohere", 3)])
 def test_transformers_are_cut(name: str, ranks: int) -> None:
-    """Positions that are looked up or cut out of a table, masks, norms in front and behind, encoders, parallel blocks."""
+    """Positions looked up or cut out of a table, masks, norms in front and behind, encoders, parallel blocks."""
     model, inputs = build(name), ZOO[name].inputs(2, 12)
     inputs = inputs if name == "bert" else {**inputs, "use_cache": False}
     plan = axisplit.plan(model, inputs, ranks=ranks)
