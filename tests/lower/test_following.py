@@ -25,7 +25,7 @@ from axisplit.runtime.groups import Group
 from axisplit.runtime.simulate import simulate
 from axisplit.runtime.sites import unregister
 from axisplit.solve.build import build_problem
-from axisplit.solve.following import find_following, following
+from axisplit.solve.following import find_following, followed
 from axisplit.solve.states import PARTIAL, WHOLE
 from axisplit.solve.ties import find_ties
 from lower.test_guard import on_guarded_ranks, refusal
@@ -101,7 +101,7 @@ def test_what_takes_each_position_by_itself() -> None:
     graph = capture(Various().eval(), (tokens(2, 12),)).graph
     derived = derive_axes(graph)
     (split,) = find_following(derived, find_ties(derived), 2, ("inputs.input_ids[1]",))  # given by its position
-    index = following(derived, split)
+    index = followed(derived, split)
     assert [graph.nodes[node].op._opname for node in sorted(index.passing)] == [
         "unsqueeze",
         "add",

@@ -87,12 +87,8 @@ class Parts:
         return found
 
     def layout(self, value: int, state: str) -> Layout:
-        """How a value in a split state lies on the ranks; where it follows the inputs and is whole here, how one lies
-        that the same expression makes in another phase.
-        """
-        derived, split, keys = self.search.derived, self.split(state), self.search.keys
-        alike = self.search.ties.members[self.search.ties.value[value]] if split.follows else []
-        found = next((x for v in (value, *alike) if (x := layout_of(derived, v, split, keys)) is not None), None)
+        """How a value in a split state lies on the ranks."""
+        found = layout_of(self.search.derived, value, self.split(state), self.search.keys)
         assert found is not None, "the problem offers only states with a layout"
         return Layout(*found)
 

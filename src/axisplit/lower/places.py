@@ -27,7 +27,6 @@ from axisplit.capture.integers import Path
 from axisplit.lower.decision import Decision, whole_at_birth
 from axisplit.runtime.layout import Layout
 from axisplit.runtime.sites import Site
-from axisplit.solve.build import scatters
 from axisplit.solve.cotangents import VARIED
 from axisplit.solve.shards import local_length
 from axisplit.solve.states import PARTIAL, WHOLE
@@ -132,9 +131,7 @@ class Finder:
                 self.returned[value].append((call, leaf))
             for leaf, value in call.inputs:
                 self.given[value].append((call, leaf))
-        self.tied: dict[str, list[int]] = defaultdict(list)
-        for value, key in decision.search.ties.value.items():
-            self.tied[key].append(value)
+        self.tied = decision.search.ties.members
         self.measured = {
             (dim.value, dim.position) for n in graph.nodes for _, e in n.traced for dim in e.dims()
         }  # whose sizes Python reads
@@ -403,18 +400,17 @@ class Finder:
         steps: list[Site] = []
         if source[0] == "M":
             steps.append(Site(f"{name}:scale", "scale", weights=self._weights(value, source)))
-        layout, scattered = self.decision.layout, False
+        layout = self.decision.layout
         if source[0] == "S" and target == PARTIAL:
             steps.append(Site(f"{name}:pad", "pad", layout(value, source)))
-        elif source == PARTIAL and target[0] == "S" and scatters(self.decision.search, value, target):
-            scattered = True
+        elif source == PARTIAL and target[0] == "S" and self.decision.split(target).follows:
             steps.append(self._following(Site(f"{name}:scatter", "reduce_scatter", layout(value, target)), target))
         elif source == PARTIAL or source[0] == "M":
             steps.append(Site(f"{name}:sum", "all_reduce", partial=target == VARIED))
         elif source[0] == "S":
             gather = Site(f"{name}:gather", "all_gather", layout(value, source), partial=target == VARIED)
             steps.append(self._following(gather, source))
-        if target[0] == "S" and not scattered:
+        if target[0] == "S" and not any(site.kind == "reduce_scatter" for site in steps):
             take = Site(f"{name}:take", "take", layout(value, target), partial=source == VARIED)
             steps.append(self._following(take, target))
         elif target == PARTIAL and source[0] != "S":

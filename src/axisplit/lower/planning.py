@@ -27,11 +27,11 @@ from axisplit.lower.paths import why_not_on
 from axisplit.lower.places import Refusal, wrappable
 from axisplit.lower.reads import reads_on_parts
 from axisplit.lower.sizes import OTHER_WAYS
-from axisplit.lower.traffic import backward_traffic, listed, planned_bytes, planned_collectives
+from axisplit.lower.traffic import backward_traffic, busiest_bytes, listed, planned_collectives
 from axisplit.lower.unfold import refold, unfold
 from axisplit.proof.program import Mismatch
 from axisplit.solve.build import Search, build_problem, find_splits, has_place
-from axisplit.solve.following import following
+from axisplit.solve.following import followed
 from axisplit.solve.plan import AxisPlan, Plan, check_plan
 from axisplit.solve.policy import Choice, choose, least_with
 from axisplit.solve.problem import Solution, common_strategies
@@ -352,7 +352,8 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
     """The decision as a plan, with its figures."""
     decision, lowered = found.decision, unfold(found.lowered, captured.folds)
     graph, solution = decision.graph, decision.choice.solution
-    moved, busiest = planned_collectives(decision), planned_bytes(decision)
+    moved = planned_collectives(decision)
+    busiest = busiest_bytes(moved, first_phase(graph))
     optimal, bound = is_optimal(found), found.first.solution.bound
     split = any(p.held == "split" for p in lowered.parameters) or decision.num_ranks == 1
     warnings = [] if split else ["nothing to split: the model runs whole on every rank"]
@@ -395,8 +396,13 @@ def describe(found: Found, captured: Captured, name: str) -> Plan:
 
 def sizes_of(graph: Graph) -> dict[str, list[int]]:
     """Shapes of what the first phase is called with."""
-    first = graph.phases[0] if graph.phases else "forward"
+    first = first_phase(graph)
     return {v.name: list(v.shape) for v in graph.values if v.origin == "input" and v.name.startswith(first)}
+
+
+def first_phase(graph: Graph) -> str:
+    """The phase that a plan's bytes and sizes are of."""
+    return graph.phases[0] if graph.phases else "forward"
 
 
 def _domain(captured: Captured, calls: tuple[str, ...]) -> tuple[str, ...]:
@@ -448,7 +454,7 @@ def _axes(decision: Decision) -> tuple[AxisPlan, ...]:
     for split in decision.used:
         if split.follows:
             turns = tuple(f"{rank}::{decision.num_ranks}" for rank in range(decision.num_ranks))
-            found.append(AxisPlan(split.name, following(decision.search.derived, split).size, turns, ()))
+            found.append(AxisPlan(split.name, followed(decision.search.derived, split).size, turns, ()))
     return tuple(found)
 
 

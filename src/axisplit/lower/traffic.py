@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from axisplit.lower.apply import site_of
@@ -12,7 +12,7 @@ from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered
 from axisplit.runtime.costs import all_gather_bytes, all_reduce_bytes, reduce_scatter_bytes
 from axisplit.runtime.sites import twin_of
-from axisplit.solve.build import is_whole, scatters
+from axisplit.solve.build import is_whole
 from axisplit.solve.plan import CollectivePlan, ParameterPlan, Ranges
 from axisplit.solve.states import PARTIAL, WHOLE
 
@@ -49,20 +49,17 @@ def planned_collectives(decision: Decision) -> list[Moved]:
     return found
 
 
-def planned_bytes(decision: Decision) -> float:
-    """What the busiest rank sends in the first phase."""
-    phases, by_rank = decision.graph.phases, [0.0] * decision.num_ranks
-    for moved in planned_collectives(decision):
-        if moved.phase == (phases[0] if phases else "forward"):
-            by_rank = [a + b for a, b in zip(by_rank, moved.by_rank, strict=True)]
-    return max(by_rank)
+def busiest_bytes(moved: Iterable[Moved], phase: str) -> float:
+    """What the rank that sends most does in a phase."""
+    sent = [entry.by_rank for entry in moved if entry.phase == phase]
+    return max(map(sum, zip(*sent, strict=True)), default=0.0)
 
 
 def _kind(decision: Decision, value: int, source: str, target: str) -> str:
     if source[0] == "S":
         return "all_gather"
-    scattered = target[0] == "S" and scatters(decision.search, value, target)
-    return "reduce_scatter" if scattered and not is_whole(decision.search, value, target) else "all_reduce"
+    scattered = target[0] == "S" and decision.split(target).follows and not is_whole(decision.search, value, target)
+    return "reduce_scatter" if scattered else "all_reduce"
 
 
 def _sent(decision: Decision, value: int, kind: str, state: str) -> tuple[float, ...]:
@@ -147,4 +144,4 @@ def _share(own: Sequence[Ranges], theirs: Sequence[Ranges]) -> float:
     return share
 
 
-__all__ = ["Moved", "backward_traffic", "listed", "planned_bytes", "planned_collectives"]
+__all__ = ["Moved", "backward_traffic", "busiest_bytes", "listed", "planned_collectives"]

@@ -215,11 +215,13 @@ class _Forward:
         sites, found, calls = {site.name: site for site in sites_of(self.plan)}, Outputs(), Counter[str]()
         for at, value in whole.items():
             name = at.partition(" ")[0]
-            layout = sites[name].layout if sites[name].kind in ("reduce_scatter", "all_gather") else None
-            if layout is not None and sites[name].follows and value.shape[layout.dim] % layout.period:
+            site, layout = sites[name], sites[name].layout
+            if layout is not None and site.follows and value.shape[layout.dim] % layout.period:
                 continue
-            part = layout is not None and sites[name].kind == "reduce_scatter"
-            found[f"{name} call {calls[name]}"] = layout.take(value, rank) if layout is not None and part else value
+            scattered = layout is not None and site.kind == "reduce_scatter"
+            found[f"{name} call {calls[name]}"] = (
+                layout.take(value, rank) if layout is not None and scattered else value
+            )
             calls[name] += 1
         return found
 

@@ -13,8 +13,8 @@ from axisplit.capture.trace import Captured, Inputs, capture, path_on_values
 from axisplit.errors import InputError, ProofError
 from axisplit.lower.decision import Decision
 from axisplit.lower.lowering import Lowered, plan_parameters, prove_programs
-from axisplit.lower.planning import decision_of, sizes_of
-from axisplit.lower.traffic import planned_bytes
+from axisplit.lower.planning import decision_of, first_phase, sizes_of
+from axisplit.lower.traffic import busiest_bytes, planned_collectives
 from axisplit.lower.unfold import refold
 from axisplit.proof.delivered import Delivery, compare_deliveries
 from axisplit.proof.gradients import Gradients, measure_gradients
@@ -112,9 +112,9 @@ def verify_plan(model: torch.nn.Module, inputs: Inputs, plan: Plan, captured: Ca
     if any(p.is_meta for p in model.parameters()):
         return Verdict(None, None, None, None, proof, None)
     numbers = measure(model, inputs, plan, decision.graph.phases)
-    planned, observed = planned_bytes(decision), max(numbers.comm_bytes)
-    if plan.sizes == sizes_of(decision.graph):
-        planned = plan.comm_bytes_per_rank
+    planned, observed = plan.comm_bytes_per_rank, max(numbers.comm_bytes)
+    if plan.sizes != sizes_of(decision.graph):
+        planned = busiest_bytes(planned_collectives(decision), first_phase(decision.graph))
     if decision.graph.phases == ("forward",) and abs(planned - observed) > 1e-6 * max(planned, 1.0):
         raise ProofError("the bytes that were sent are not those planned", got=f"{observed}", needed=f"{planned}")
     deliveries = compare_deliveries(model, inputs, plan, decision.graph.phases, numbers.unnoticed)

@@ -213,28 +213,21 @@ class ProcessGroup(InTurns):
         return self._run("all_to_all", site, given[self.rank], (str(sides),), swap)
 
     def reduce_scatter_in_turns(self, x: Tensor, site: str = "") -> Tensor:
-        if not self._shares_memory(x):
+        wire = self._shared_wire(x)
+        if wire is None:
             return super().reduce_scatter_in_turns(x, site)
-
-        def scatter(x: Tensor, way: Way, signature: Signature) -> Tensor:
-            assert isinstance(way, SharedWire)
-            return way.scatter_in_turns(x, signature)
-
-        return self._run("reduce_scatter", site, x, (x.shape,), scatter)
+        return self._run("reduce_scatter", site, x, (x.shape,), lambda x, _, signed: wire.scatter_in_turns(x, signed))
 
     def all_gather_in_turns(self, part: Tensor, site: str = "") -> Tensor:
-        if not self._shares_memory(part):
+        wire = self._shared_wire(part)
+        if wire is None:
             return super().all_gather_in_turns(part, site)
+        return self._run("all_gather", site, part, (part.shape,), lambda x, _, signed: wire.gather_in_turns(x, signed))
 
-        def gather(part: Tensor, way: Way, signature: Signature) -> Tensor:
-            assert isinstance(way, SharedWire)
-            return way.gather_in_turns(part, signature)
-
-        return self._run("all_gather", site, part, (part.shape,), gather)
-
-    def _shares_memory(self, x: Tensor) -> bool:
+    def _shared_wire(self, x: Tensor) -> SharedWire | None:
+        """The ranks' shared memory, if x goes that way and its rows fit."""
         way = (self._way or self._connected()) if x.is_cpu else None
-        return isinstance(way, SharedWire) and way.takes_rows_of(x)
+        return way if isinstance(way, SharedWire) and way.takes_rows_of(x) else None
 
     def broadcast(self, x: Tensor, src: int, site: str = "") -> Tensor:
         def broadcast(x: Tensor, way: Way, signature: Signature) -> Tensor:

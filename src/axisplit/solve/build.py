@@ -11,7 +11,7 @@ from axisplit.axes.derive import Derived
 from axisplit.axes.variable import variable_leaves
 from axisplit.capture.graph import Node
 from axisplit.runtime.costs import all_reduce_bytes, busiest_all_gather_bytes
-from axisplit.solve.following import COLLECTIVE_BYTES, find_following, following
+from axisplit.solve.following import COLLECTIVE_BYTES, find_following, followed
 from axisplit.solve.problem import Conversion, Instance, Problem
 from axisplit.solve.shards import held_by, layout_of, local_length
 from axisplit.solve.splits import Split, make_split
@@ -134,7 +134,7 @@ def _weigh_made(search: Search, problem: Problem, split: Split, nodes: dict[str,
     """What ranks make by each strategy of the ops that could run on parts of an index of the inputs."""
     for key, instances in problem.instances.items():
         for node, instance in zip(nodes[key], instances, strict=True):
-            if node.index in following(search.derived, split).passing:
+            if node.index in followed(search.derived, split).passing:
                 size = sum(search.derived.graph.values[v].bytes for v in node.outputs) * search.times(node.index)
                 for option in instance.strategies.values():
                     made = size / (search.num_ranks if option.split else 1) / COLLECTIVE_BYTES
@@ -182,7 +182,7 @@ def _conversion_of_all(search: Search, values: list[int], source: str, target: s
         if found is None:
             return None
         steps = steps or found
-        number = 0 if is_whole(search, value, source) else sum(step in COLLECTIVES for step in found)
+        number = sum(step in COLLECTIVES for step in found)
         reduced = target if found[0] == "reduce_scatter" else WHOLE
         moved += _bytes_in_all(search, value, source, reduced) if number else 0.0
         collectives += number
@@ -227,11 +227,11 @@ def _steps(search: Search, value: int, source: str, target: str) -> tuple[str, .
     """How one value gets from one state to another. Nothing becomes a weighted partial, and indices stay indices."""
     if target[0] == "M" or source[0] == "I" or not has_place(search, value):
         return None
-    if any(state[0] == "S" and not _may_be(search, value, state) for state in (source, target)):
+    if any(state[0] == "S" and _layout(search, value, state) is None for state in (source, target)):
         return None
     if source[0] == "S" and target == PARTIAL:
         return None if search.splits[source[2:]].follows else ("pad",)
-    if source == PARTIAL and target[0] == "S" and scatters(search, value, target):
+    if source == PARTIAL and target[0] == "S" and search.splits[target[2:]].follows:
         return ("reduce_scatter",)
     steps: tuple[str, ...] = ()
     if source == PARTIAL or source[0] == "M":
@@ -245,21 +245,6 @@ def _steps(search: Search, value: int, source: str, target: str) -> tuple[str, .
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
 
 
-def _may_be(search: Search, value: int, state: str) -> bool:
-    """Whether a value can be in a split state: ranks hold parts along one dim, or the index is one of the inputs' that
-    the value has not, and all hold it whole.
-    """
-    split = search.splits[state[2:]]
-    return _layout(search, value, state) is not None or (split.follows and is_whole(search, value, state))
-
-
-def scatters(search: Search, value: int, state: str) -> bool:
-    """Whether partial sums become a split value by one reduce-scatter: each index is held by one rank. What follows the
-    inputs is never held otherwise.
-    """
-    return search.splits[state[2:]].follows
-
-
 def is_whole(search: Search, value: int, state: str) -> bool:
     """Whether every rank holds all of a value in a state: also where it has not the index of the inputs that the state
     is of, or one that does not divide.
@@ -269,7 +254,7 @@ def is_whole(search: Search, value: int, state: str) -> bool:
     split = search.splits[state[2:]]
     if not split.follows:
         return False
-    index = following(search.derived, split)
+    index = followed(search.derived, split)
     return not index.is_cut(value, search.num_ranks) and (index.dim_of(value) is not None or not index.touches(value))
 
 
@@ -297,9 +282,9 @@ def _layout(search: Search, value: int, state: str) -> object:
 def conversion_bytes(search: Search, value: int, source: str, target: str = WHOLE) -> float:
     """Bytes the busiest rank sends to make a value whole from a state, or to reduce partial sums to parts."""
     info = search.derived.graph.values[value]
-    if is_whole(search, value, source):
+    if source == WHOLE:
         return 0.0
-    if not is_whole(search, value, target):
+    if target != WHOLE:
         return busiest_all_gather_bytes(share_bytes(search, value, target))
     if source == PARTIAL or source[0] == "M":
         return all_reduce_bytes(info.bytes, search.num_ranks)
@@ -309,13 +294,12 @@ def conversion_bytes(search: Search, value: int, source: str, target: str = WHOL
 def share_bytes(search: Search, value: int, state: str) -> list[int]:
     """Bytes each rank holds of a value in a split state."""
     derived, split, key = search.derived, search.splits[state[2:]], ("shares", value, state)
+    if split.follows:
+        return [derived.graph.values[value].bytes // search.num_ranks] * search.num_ranks
     if key not in derived.memo:
         sizes: dict[tuple[int, ...], int] = {}
         for lengths, rank in split.kinds.items():
             held = held_by(split, search.keys, rank)
-            if split.follows:
-                sizes[lengths] = derived.graph.values[value].bytes // search.num_ranks
-                continue
             sizes[lengths] = derived.graph.values[value].dtype.itemsize
             for axis in derived.dims[value]:
                 sizes[lengths] *= local_length(derived.axes, axis, held)

@@ -108,7 +108,7 @@ class Following:
         return [v for v in weights if len(values[v].shape) > 1]
 
 
-def following(derived: Derived, split: Split) -> Following:
+def followed(derived: Derived, split: Split) -> Following:
     """The index that a split which `follows` is of."""
     found: Following = derived.memo["following", split.name]
     return found

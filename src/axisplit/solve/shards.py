@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axes, Axis
-from axisplit.solve.following import following
+from axisplit.solve.following import followed
 from axisplit.solve.splits import Range, Split
 from axisplit.solve.ties import AxisKeys
 
@@ -146,7 +146,7 @@ def _layout_of(
     derived: Derived, value: int, split: Split, axis_keys: AxisKeys
 ) -> tuple[int, int, tuple[tuple[Range, ...], ...]] | None:
     if split.follows:
-        index = following(derived, split)
+        index = followed(derived, split)
         at = index.dim_of(value) if index.is_cut(value, len(split.boxes)) else None
         return None if at is None else (at, split.sizes[0], split.boxes)
     dims = split_dims(derived, value, split, axis_keys)

@@ -18,7 +18,7 @@ from axisplit.axes.derive import Derived
 from axisplit.axes.expression import Axis
 from axisplit.axes.law import Law
 from axisplit.capture.graph import Node
-from axisplit.solve.following import following
+from axisplit.solve.following import followed
 from axisplit.solve.shards import LocalPart, held_by, local_length, self_products
 from axisplit.solve.splits import Split
 from axisplit.solve.ties import AxisKeys
@@ -54,7 +54,7 @@ def strategies(derived: Derived, node: Node, axis_keys: AxisKeys, splits: list[S
     touched = set().union(*here, *there)
     for split in splits:
         if split.follows:
-            index = following(derived, split)
+            index = followed(derived, split)
             if node.index in index.passing or not index.known:
                 found.append(_following_strategy(derived, node, split))
             continue
@@ -73,7 +73,7 @@ def strategies(derived: Derived, node: Node, axis_keys: AxisKeys, splits: list[S
 
 def _following_strategy(derived: Derived, node: Node, split: Split) -> Strategy:
     """The op on parts of an index of the inputs, which it passes; of an index of length 1 everything is a part."""
-    index = following(derived, split)
+    index = followed(derived, split)
 
     def states(values: Iterable[int]) -> tuple[str, ...]:
         return tuple(split_state(split.name) if index.touches(v) or not index.known else WHOLE for v in values)
