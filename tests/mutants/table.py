@@ -588,8 +588,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant(
             "solve/build.py",
-            'if source == PARTIAL and target[0] == "S" and scatters',
-            "if False and scatters",
+            'if source == PARTIAL and target[0] == "S" and search',
+            "if False and search",
             FOLLOWING,
         ),
         Mutant("solve/build.py", 'None if search.splits[source[2:]].follows else ("pad",)', '("pad",)', FOLLOWING),

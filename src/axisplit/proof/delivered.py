@@ -218,10 +218,8 @@ class _Forward:
             site, layout = sites[name], sites[name].layout
             if layout is not None and site.follows and value.shape[layout.dim] % layout.period:
                 continue
-            scattered = layout is not None and site.kind == "reduce_scatter"
-            found[f"{name} call {calls[name]}"] = (
-                layout.take(value, rank) if layout is not None and scattered else value
-            )
+            part = layout.take(value, rank) if layout is not None and site.kind == "reduce_scatter" else value
+            found[f"{name} call {calls[name]}"] = part
             calls[name] += 1
         return found
 

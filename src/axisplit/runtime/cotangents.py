@@ -5,7 +5,8 @@
 
     keep            whole -> own part, zero where another rank owns the index       backward of all_gather and pad
     embed           own part -> whole with zeros around                             backward of take, cotangent partial
-    reduce_scatter  partial -> own part of the sum                                  backward of all_gather, partial
+    reduce_scatter  partial -> own part of the sum                                  backward of all_gather, partial;
+                                                                                    forward on an index of the inputs
     sum_parts       own part -> whole, sums where ranks hold the same indices       backward of take, indices shared
     sum_shared      own part -> own part, summed over the ranks that hold the same  gradients of shared parameters
 

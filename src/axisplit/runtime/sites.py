@@ -8,17 +8,17 @@ A site whose backward issues an op has a twin "<site name>@backward", counted an
 follows from the states of the cotangents (`twin_of`, DESIGN 5): where a whole value goes into computations of which
 each rank does a part, its cotangent is partial, that is the sum over ranks.
 
-| kind       | cotangent of the whole value is whole         | partial        |
-|------------|-----------------------------------------------|----------------|
-| all_reduce | identity                                      | all_reduce     |
-| all_gather | keep (own part)                               | reduce_scatter |
-| reduce_scatter | all_gather                                |                |
-| take       | all_gather; sum_parts if ranks hold the same  | embed          |
-| only_first | identity                                      | only_first     |
-| enter      | -                                             | all_reduce     |
-| leave      | only_first                                    | -              |
-| pad        | keep                                          |                |
-| scale      | scale                                         |                |
+| kind           | cotangent of the whole value is whole        | partial        |
+|----------------|----------------------------------------------|----------------|
+| all_reduce     | identity                                     | all_reduce     |
+| all_gather     | keep (own part)                              | reduce_scatter |
+| reduce_scatter | all_gather                                   |                |
+| take           | all_gather; sum_parts if ranks hold the same | embed          |
+| only_first     | identity                                     | only_first     |
+| enter          | -                                            | all_reduce     |
+| leave          | only_first                                   | -              |
+| pad            | keep                                         |                |
+| scale          | scale                                        |                |
 """
 
 from __future__ import annotations
