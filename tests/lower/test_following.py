@@ -150,6 +150,8 @@ def test_what_a_weight_has_is_no_index_of_the_inputs() -> None:
 @pytest.mark.usefixtures("worth_it")
 def test_what_does_not_divide_is_not_cut() -> None:
     assert axisplit.plan(stream(), {"input_ids": tokens(1, 13)}, ranks=2).following == ()
+    derived = derive_axes(capture(stream(), (tokens(1, 13),)).graph)
+    assert find_following(derived, find_ties(derived), 2, None) == []  # nor is the solver asked
 
 
 @pytest.mark.usefixtures("worth_it")
