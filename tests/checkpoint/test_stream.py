@@ -1,9 +1,14 @@
 """Slices equal torch's, and cost no more bytes than they should."""
 
 import math
+import mmap
 import os
+import resource
+import subprocess
+import sys
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -57,47 +62,100 @@ def folder(tmp_path_factory):
 def test_slices_equal_torch_and_bytes_are_bounded(folder, case):
     tensor, ranges = case
     save_file({"before": torch.ones(3, dtype=torch.uint8), "w": tensor}, folder / "model.safetensors")
-    counts, pieces = [], []
-    read_into = stream._BoxReader._read_into
-
-    def counted(self, offset, out):
-        counts.append(out.numel() * out.element_size())
-        pieces.append(0 if self._piece is None else self._piece.numel())
-        read_into(self, offset, out)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "GAP_BYTES", 24)
         patch.setattr(stream, "PIECE_BYTES", 64)
-        patch.setattr(stream._BoxReader, "_read_into", counted)
+        asked_for = counted_requests(patch)
         read = open_checkpoint(folder).read_slice("w", ranges)
     assert read.dtype == tensor.dtype
     assert torch.equal(read, expected(tensor, ranges))
-    assert sum(counts) <= read.nbytes + 24 * num_runs(tensor.shape, ranges)
-    assert max(pieces, default=0) <= 64
+    assert sum(asked_for) <= read.nbytes + 24 * num_runs(tensor.shape, ranges)
+    if tensor.ndim and tensor.numel():
+        assert max(asked_for, default=0) <= max(64, tensor[0].nbytes)
 
 
-def test_columns_of_wide_rows_are_read_run_by_run(tmp_path, monkeypatch):
+def counted_requests(patch):
+    """Lengths of the runs that the kernel is asked for, as they come."""
+    lengths, populate = [], stream._populate_run
+
+    def counted(pages, begin, length):
+        lengths.append(length)
+        populate(pages, begin, length)
+
+    patch.setattr(stream, "_populate_run", counted)
+    return lengths
+
+
+def test_columns_of_wide_rows_are_asked_for_run_by_run(tmp_path, monkeypatch):
     weight = torch.randn(64, 8192)
     save_file({"w": weight}, tmp_path / "model.safetensors")
-    counts, preadv = [], os.preadv
-
-    def counted(file, buffers, offset):
-        counts.append(sum(buffer.nbytes for buffer in buffers))
-        return preadv(file, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", counted)
+    asked_for = counted_requests(monkeypatch)
     read = open_checkpoint(tmp_path).read_slice("w", (None, ((1024, 2048), (4096, 5120))))
     assert torch.equal(read, torch.cat([weight[:, 1024:2048], weight[:, 4096:5120]], 1))
-    assert counts == [4 * 1024] * 128
-    assert sum(counts) == read.nbytes
+    assert asked_for == [4 * 1024] * 128
 
 
-def test_a_read_that_gives_less_than_asked_for_is_gone_on_with(tmp_path, monkeypatch):
-    weight = torch.randn(8, 16384)
+def read_what_is_cut_off(folder, within_map):
+    """Message of the error, and how many pieces were asked for, where the file loses 1 MiB with each of them."""
+    file = folder / "model.safetensors"
+    save_file({"w": torch.randn(1024, 1024)}, file)
+    populate, calls = stream._populate, []
+
+    def cut_off(pages, *box):
+        calls.append(box)
+        if within_map:
+            os.truncate(file, file.stat().st_size - 2**20)
+        populate(pages, *box)
+        os.truncate(file, file.stat().st_size - 2**20)
+
+    stream.PIECE_BYTES, stream._populate = 2**20, cut_off
+    with pytest.raises(InputError) as caught:
+        open_checkpoint(folder).read_slice("w", (None, ((0, 1000),)))
+    print(len(calls), caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels cannot be asked")
+@pytest.mark.parametrize("within_map", [False, True])
+def test_a_file_that_is_cut_off_while_it_is_read(tmp_path, within_map):
+    """Before a mapping is made, and behind it, where touching it would end the process."""
+    code = "import sys, pathlib; from tests.checkpoint import test_stream; "
+    code += f"test_stream.read_what_is_cut_off(pathlib.Path(sys.argv[1]), {within_map})"
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("2 a checkpoint file could not be read\n")
+    assert ("Bad address, at bytes" if within_map else "mmap length is greater than file size, at") in ran.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels cannot be asked")
+def test_runs_are_asked_for_in_whole_pages():
+    class Pages:
+        def madvise(self, *given):
+            self.given = given
+
+    pages, end_of_page = Pages(), mmap.PAGESIZE - 1
+    stream._populate_run(pages, mmap.PAGESIZE + end_of_page, 2)
+    assert pages.given[1:] == (mmap.PAGESIZE, end_of_page + 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels cannot be asked")
+@pytest.mark.parametrize("columns", [False, True])
+def test_new_memory_is_asked_for_in_one_call(columns):
+    """And not by a fault for each page, as `fill` would."""
+    out = np.ndarray((512, 8192), np.uint8, mmap.mmap(-1, 512 * 8192))
+    part = out[100:, 1000:3000] if columns else out[100:, 1:]
+    stream._populate_to_write(part)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    part.fill(1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 100  # of 805 pages
+
+
+def test_a_kernel_that_cannot_be_asked(tmp_path, monkeypatch):
+    weight = torch.randn(256, 256)
     save_file({"w": weight}, tmp_path / "model.safetensors")
-    preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda file, buffers, offset: preadv(file, [buffers[0][:5]], offset))
-    assert torch.equal(open_checkpoint(tmp_path).read_slice("w", (None, ((1, 9),))), weight[:, 1:9])
+    for unknown in (None, 9999):  # another system, an older Linux
+        monkeypatch.setattr(stream, "_POPULATE_READ", unknown)
+        monkeypatch.setattr(stream, "_POPULATE_WRITE", unknown)
+        assert torch.equal(open_checkpoint(tmp_path).read("w"), weight)
 
 
 @pytest.mark.parametrize("ranges", [(None,), (((0, 3),), None), (((1, 0),), None), (((-1, 1),), None)])

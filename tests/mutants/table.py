@@ -56,6 +56,7 @@ MAPPED = ("tests/models_zoo/test_outside.py", "--full", "-k", "mapped")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
 MEMOS = ("tests/capture/test_memos.py",)
+SLICES = ("tests/checkpoint/test_stream.py",)
 COPIES = ("tests/capture/test_copies.py",)
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
 EXPORT = ("tests/auditing/test_export.py", "-k", "training_only or older")
@@ -83,6 +84,22 @@ def zoo_gradients(*names: str) -> tuple[str, ...]:
 
 
 MUTANTS: dict[str, list[Mutant]] = {
+    "slices of a checkpoint": [
+        Mutant("checkpoint/stream.py", "if gap < GAP_BYTES:", "if True:", SLICES),
+        Mutant("checkpoint/stream.py", "if gap < GAP_BYTES:", "if gap < 0:", SLICES),
+        Mutant("checkpoint/stream.py", "begin + at * strides[0], part.shape", "begin, part.shape", SLICES),
+        Mutant("checkpoint/stream.py", "max(1, PIECE_BYTES // strides[0])", "len(out)", SLICES),
+        Mutant("checkpoint/stream.py", "max(1, PIECE_BYTES // strides[0])", "PIECE_BYTES // strides[0]", SLICES),
+        Mutant("checkpoint/stream.py", "if dim not in single), 1)", "), 1)", SLICES),
+        Mutant("checkpoint/stream.py", "if error.errno != errno.EINVAL:", "if False:", SLICES),
+        Mutant("checkpoint/stream.py", "if error.errno != errno.EINVAL:", "if True:", SLICES),
+        Mutant("checkpoint/stream.py", "if _POPULATE_READ is not None:", "if True:", SLICES),
+        Mutant("checkpoint/stream.py", "begin - lead, lead + length", "begin - lead, length", SLICES),
+        Mutant("checkpoint/stream.py", "_POPULATE_READ, begin - lead", "_POPULATE_READ, begin", SLICES),
+        Mutant("checkpoint/stream.py", "except (OSError, ValueError) as error:", "except OSError as error:", SLICES),
+        Mutant("checkpoint/stream.py", "begin -= begin % mmap.PAGESIZE", "pass", SLICES),
+        Mutant("checkpoint/stream.py", "(len(part) - 1) * part.strides[0]", "0", SLICES),
+    ],
     "axes": [
         Mutant(
             "capture/record.py",

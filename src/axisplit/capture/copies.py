@@ -8,6 +8,7 @@ from: the last state that a recurrent layer keeps after a forward pass with grad
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -30,6 +31,8 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
     for held in kept:
         if isinstance(held, torch.Tensor) and not held.is_leaf:
             memo.setdefault(id(held), held.detach().clone())
+        elif type(held) is OrderedDict and not held:  # a module has a dozen for hooks, which deepcopy rebuilds slowly
+            memo.setdefault(id(held), OrderedDict())
     functions = [held for held in kept if isinstance(held, FunctionType)]
     closures = [function for function in functions if any(map(_holds_state, _enclosed(function)))]
     for function in closures:

@@ -1,25 +1,34 @@
 """Read any slice of any tensor of a checkpoint, without the rest of it.
 
 A slice is given per dim as half-open index ranges; what comes back is their concatenation along each dim. The ranges'
-product is a list of boxes; a box is read in runs of bytes. Two runs less than `GAP_BYTES` apart are read together with
-the gap between them (that takes no longer than another call, and disks read ahead), others apart.
+product is a list of boxes; a box is runs of bytes at equal distances. It is copied out of the kernel's page cache,
+through a mapping of about `PIECE_BYTES` at a time, so that what lies between two runs is never copied. Pages are asked
+for before they are touched: runs less than `GAP_BYTES` apart together with the gaps between them (disks read ahead),
+others one by one. So an error of the disk is an error here, where touching the page would end the process.
 
-Invariants: bytes read <= bytes of the slice + `GAP_BYTES` per run; memory <= the slice + `PIECE_BYTES`.
+Invariants: bytes asked for <= bytes of the slice + `GAP_BYTES` per run, and the rest of their pages; private memory <=
+the slice. Measured in docs/design/performance.md.
 
-Worked example: columns 2:4 of an F32 [3, 4] tensor are runs of 8 bytes at 8, 24 and 40 (gaps of 8 bytes): one read of
-[8, 48), then a strided copy of 24 bytes. Rows 1:3 are one run, read straight into the result.
+Worked example: columns 2:4 of an F32 [3, 4] tensor are runs of 8 bytes at 8, 24 and 40 (gaps of 8 bytes): one request
+for [8, 48), then a strided copy of 24 bytes. Rows 1:3 are one run.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import math
+import mmap
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import FileIO
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from axisplit.checkpoint.header import TensorEntry
 from axisplit.checkpoint.index import read_entries
@@ -29,7 +38,13 @@ if TYPE_CHECKING:
     import torch
 
 GAP_BYTES = 16 * 2**10
-PIECE_BYTES = 4 * 2**20
+PIECE_BYTES = 2**20
+
+_POPULATE_READ, _POPULATE_WRITE = (22, 23) if sys.platform == "linux" else (None, None)
+"""madvise's MADV_POPULATE_READ and MADV_POPULATE_WRITE, of Linux 5.14, for which `mmap` has no names."""
+
+_WORTH_A_CALL = 2**16
+_libc = ctypes.CDLL(None)
 
 Ranges = tuple[tuple[int, int], ...]
 RangesPerDim = tuple[Ranges | None, ...]
@@ -52,19 +67,21 @@ class Checkpoint:
                 or None for the whole dim.
         Raises: InputError if there is no such tensor or range, or the file changed since it was opened.
         """
+        import torch
+
         from axisplit.runtime.aligned import aligned_empty
 
         entry = self._entry(name)
         ranges = _checked_ranges(name, entry.shape, ranges_per_dim)
         sizes = [sum(stop - start for start, stop in dim) for dim in ranges]
-        out = aligned_empty(sizes, entry.dtype)
+        out = aligned_empty((*sizes, entry.itemsize), torch.uint8)
         with entry.file.open("rb", buffering=0) as handle:
             self._check_unchanged(entry.file, handle)
-            reader = _BoxReader(handle, entry)
             for box in product(*(_with_destinations(dim) for dim in ranges)):
-                target = out[tuple(slice(at, at + size) for _, size, at in box)] if box else out
-                reader.read(tuple(start for start, _, _ in box), tuple(size for _, size, _ in box), target)
-        return out
+                target = out.numpy()[tuple(slice(at, at + size) for _, size, at in box)]
+                if target.size:
+                    _copy_box(handle, entry, tuple(start for start, _, _ in box), target)
+        return out.view(entry.dtype).squeeze(-1)
 
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor `name`."""
@@ -103,78 +120,77 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
     return Checkpoint(home, tensors, {file: _stamp(file.stat()) for file in files})
 
 
-class _BoxReader:
-    """Copies boxes of one tensor from an open file."""
+def _copy_box(handle: FileIO, entry: TensorEntry, starts: tuple[int, ...], out: np.ndarray) -> None:
+    """Fill `out`, the bytes of a box (one dim more than the tensor has), from the indices `starts` on."""
+    per_index = [entry.itemsize * math.prod(entry.shape[dim + 1 :]) for dim in range(len(entry.shape))]
+    begin = entry.start + sum(start * stride for start, stride in zip(starts, per_index, strict=True))
+    single = tuple(dim for dim, size in enumerate(out.shape[:-1]) if size == 1)
+    out = out.squeeze(single)
+    strides = (*(stride for dim, stride in enumerate(per_index) if dim not in single), 1)
+    step = max(1, PIECE_BYTES // strides[0])
+    for at in range(0, len(out), step):
+        part = out[at : at + step]
+        _populate_to_write(part)
+        np.copyto(part, _mapped(handle, entry, begin + at * strides[0], part.shape, strides))
 
-    def __init__(self, handle: FileIO, entry: TensorEntry) -> None:
 
-        self._handle, self._entry = handle, entry
-        self._strides = tuple(math.prod(entry.shape[dim + 1 :]) for dim in range(len(entry.shape)))
-        self._piece: torch.Tensor | None = None
+def _mapped(
+    handle: FileIO, entry: TensorEntry, begin: int, sizes: tuple[int, ...], strides: tuple[int, ...]
+) -> np.ndarray:
+    """The file's bytes at `begin`, in sizes and strides; mapped as long as the array is."""
+    span, _ = _span_and_gap(sizes, strides)
+    lead = begin % mmap.ALLOCATIONGRANULARITY
+    try:
+        pages = mmap.mmap(handle.fileno(), lead + span, access=mmap.ACCESS_READ, offset=begin - lead)
+        _populate(pages, lead, sizes, strides)
+    except (OSError, ValueError) as error:  # a ValueError: the file is shorter than that
+        raise InputError(
+            what="a checkpoint file could not be read",
+            where=str(entry.file),
+            got=f"{error}, at bytes {begin:,} to {begin + span:,}",
+            needed=f"bytes up to {entry.end:,}",
+            do="copy or download the file again",
+        ) from error
+    return np.ndarray(sizes, np.uint8, pages, lead, strides)
 
-    def read(self, starts: tuple[int, ...], sizes: tuple[int, ...], out: torch.Tensor) -> None:
-        """Fill `out` with the box at `starts` of extent `sizes`, halving it until one read serves."""
-        if math.prod(sizes) == 0:
-            return
-        itemsize = self._entry.itemsize
-        offset = self._entry.start + itemsize * sum(a * b for a, b in zip(starts, self._strides, strict=True))
-        span, gap = _span_and_gap(sizes, self._strides)
-        if gap == 0 and out.is_contiguous():
-            self._read_into(offset, out)
-        elif span * itemsize <= PIECE_BYTES and gap * itemsize < GAP_BYTES:
-            piece = self._piece_of(span * itemsize)
-            self._read_into(offset, piece)
-            out.copy_(piece.view(out.dtype).as_strided(sizes, self._strides))
-        elif gap * itemsize >= GAP_BYTES and self._is_rows(sizes, out):
-            self._read_rows(offset, _outermost(sizes), out)
-        else:
-            dim, half = _outermost(sizes), sizes[_outermost(sizes)] // 2
-            for at, size in ((0, half), (half, sizes[dim] - half)):
-                part_starts = (*starts[:dim], starts[dim] + at, *starts[dim + 1 :])
-                part_sizes = (*sizes[:dim], size, *sizes[dim + 1 :])
-                self.read(part_starts, part_sizes, out.narrow(dim, at, size))
 
-    def _is_rows(self, sizes: tuple[int, ...], out: torch.Tensor) -> bool:
-        """Whether an index of the outermost dim is a single run, here as there."""
-        dim = _outermost(sizes)
-        return _span_and_gap(sizes[dim + 1 :], self._strides[dim + 1 :])[1] == 0 and out.select(dim, 0).is_contiguous()
+def _populate(pages: mmap.mmap, begin: int, sizes: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    """Have the pages of a box mapped, read from disk where they must be.
 
-    def _piece_of(self, num_bytes: int) -> torch.Tensor:
-        import torch
+    Raises: OSError where the disk fails or the file ended; only where the kernel is asked (Linux from 5.14 on).
+    """
+    span, gap = _span_and_gap(sizes, strides)
+    if gap < GAP_BYTES:
+        _populate_run(pages, begin, span)
+        return
+    for index in range(sizes[0]):
+        _populate(pages, begin + index * strides[0], sizes[1:], strides[1:])
 
-        if self._piece is None:
-            self._piece = torch.empty(min(PIECE_BYTES, self._entry.end - self._entry.start), dtype=torch.uint8)
-        return self._piece[:num_bytes]
 
-    def _read_rows(self, offset: int, dim: int, out: torch.Tensor) -> None:
-        """Runs at equal distances, each into one index of `dim`, in front of which all sizes are 1."""
-        step, file = self._strides[dim] * self._entry.itemsize, self._handle.fileno()
-        rows = out.view(_bits(out.dtype)).numpy().reshape(out.shape[dim:])  # a view: dims of size 1 go
-        for index, row in enumerate(rows):
-            if os.preadv(file, [row], offset + index * step) != row.nbytes:
-                self._read_into(offset + index * step, out.select(dim, index))
+def _populate_run(pages: mmap.mmap, begin: int, length: int) -> None:
+    lead = begin % mmap.PAGESIZE
+    if _POPULATE_READ is not None:
+        try:
+            pages.madvise(_POPULATE_READ, begin - lead, lead + length)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # that a kernel says to what it does not know: pages come when touched
+                raise
 
-    def _read_into(self, offset: int, out: torch.Tensor) -> None:
-        """Fill the contiguous tensor `out` with the bytes of the file from `offset`."""
-        import torch
 
-        view = memoryview(out.flatten().view(torch.uint8).numpy().data)
-        self._handle.seek(offset)
-        while len(view):
-            count = self._handle.readinto(view)
-            if not count:
-                raise InputError(
-                    what="a checkpoint file ended early",
-                    where=str(self._entry.file),
-                    got=f"its end, {len(view):,} bytes short",
-                    needed=f"bytes up to {self._entry.end:,}",
-                    do="copy or download the file again",
-                )
-            view = view[count:]
+def _populate_to_write(part: np.ndarray) -> None:
+    """Have the pages of new memory mapped in one call: a fault for each of them is most of the time of reading.
+
+    It is advice: where the kernel does not take it, pages come when they are touched.
+    """
+    begin = part.__array_interface__["data"][0]
+    end = begin + (len(part) - 1) * part.strides[0] + part[0].nbytes
+    if _POPULATE_WRITE is not None and end - begin > _WORTH_A_CALL:
+        begin -= begin % mmap.PAGESIZE
+        _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _POPULATE_WRITE)
 
 
 def _span_and_gap(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    """(elements from a box's first to its last, the largest number of elements between two of its runs).
+    """(bytes from a box's first to its last, the largest number of bytes between two of its runs).
 
     The outermost dim with more than one index has the largest gap: what an inner dim leaves out is in it too.
     >>> _span_and_gap((3, 2), (4, 1))
@@ -186,18 +202,6 @@ def _span_and_gap(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int
             gap = stride - span
             span += (size - 1) * stride
     return span, gap
-
-
-def _outermost(sizes: tuple[int, ...]) -> int:
-    """The first dim with more than one index."""
-    return next(dim for dim, size in enumerate(sizes) if size > 1)
-
-
-def _bits(dtype: torch.dtype) -> torch.dtype:
-    """An integer type of the same size, for what numpy does not know."""
-    import torch
-
-    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(dtype.itemsize, dtype)
 
 
 def _checked_ranges(name: str, shape: tuple[int, ...], ranges_per_dim: RangesPerDim) -> list[Ranges]:
