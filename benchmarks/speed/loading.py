@@ -11,6 +11,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def measure_checkpoint(make: Callable[[Path], int], rounds: int) -> dict[str, An
 
 def tables(results: dict[str, Any]) -> str:
     """As markdown."""
-    lines = [f"Float32 in safetensors, {RANKS} ranks at once in new processes, warm cache; imports are not timed."]
+    lines = [f"Float32 in safetensors, {RANKS} ranks at once in new processes, warm cache."]
+    lines[0] += " Imports are not timed; the table of renamings that transformers builds in a process, for both, is."
     for checkpoint, result in results.items():
         lines += ["", f"{checkpoint}, {result['bytes'] / 1e9:.2f} GB:", ""]
         lines += ["| | seconds | times reading plainly | private memory beside the rank's parameters |"]
@@ -106,61 +108,64 @@ def _save(model: Any, folder: Path, max_shard_size: str) -> int:
 
 
 def on_rank(rank: int, world_size: int, name: str, folder: Path) -> Loaded:
-    """Load this rank's part and drop it again."""
+    """Load this rank's part, which is held until the clock has been read."""
     import torch.distributed as dist
 
     from axisplit.cli.measure import PrivateMemory
 
-    WAYS[name](rank, folder, True)
+    load = WAYS[name](rank, folder)
     gc.collect()
     dist.barrier()
     before = PrivateMemory().peak or 0
-    begin = time.perf_counter()
     with PrivateMemory() as memory:
-        held = WAYS[name](rank, folder, False)
+        begin = time.perf_counter()
+        held = load()
         seconds = time.perf_counter() - begin
-    return Loaded(seconds, (memory.peak or 0) - before, held)
+    return Loaded(seconds, (memory.peak or 0) - before, _bytes(held))
 
 
-def _axisplit(rank: int, folder: Path, imports_only: bool) -> int:
+def _axisplit(rank: int, folder: Path) -> Callable[[], torch.nn.Module]:
     from transformers import LlamaForCausalLM  # noqa: F401  so that importing it is not timed
 
     import axisplit
     import axisplit.checkpoint.shards
 
-    plan, load = axisplit.Plan.load(folder / "plan.json"), axisplit.load
-    return 0 if imports_only else _bytes(load(folder, plan))
+    return partial(axisplit.load, folder, axisplit.Plan.load(folder / "plan.json"))
 
 
-def _transformers(rank: int, folder: Path, imports_only: bool) -> int:
+def _transformers(rank: int, folder: Path) -> Callable[[], torch.nn.Module]:
     from transformers import LlamaForCausalLM
 
-    return 0 if imports_only else _bytes(LlamaForCausalLM.from_pretrained(folder, dtype="float32", tp_plan="auto"))
+    return partial(LlamaForCausalLM.from_pretrained, folder, dtype="float32", tp_plan="auto")
 
 
-def _plainly(rank: int, folder: Path, imports_only: bool) -> int:
+def _plainly(rank: int, folder: Path) -> Callable[[], list[bytes]]:
     """As many bytes as a rank's part has, read into new memory that nothing else has written to."""
-    if imports_only:
-        return 0
-    held, left = [], sum(file.stat().st_size for file in folder.glob("*.safetensors")) // RANKS
-    for path in sorted(folder.glob("*.safetensors"))[:: -1 if rank else 1]:
-        with path.open("rb", buffering=0) as file:
-            while left and (piece := file.read(min(left, _PIECE_BYTES))):
-                held.append(piece)
-                left -= len(piece)
-    return sum(map(len, held))
+
+    def read() -> list[bytes]:
+        held, left = [], sum(file.stat().st_size for file in folder.glob("*.safetensors")) // RANKS
+        for path in sorted(folder.glob("*.safetensors"))[:: -1 if rank else 1]:
+            with path.open("rb", buffering=0) as file:
+                while left and (piece := file.read(min(left, _PIECE_BYTES))):
+                    held.append(piece)
+                    left -= len(piece)
+        return held
+
+    return read
 
 
-def _bytes(model: torch.nn.Module) -> int:
+def _bytes(held: torch.nn.Module | list[bytes]) -> int:
+    if isinstance(held, list):
+        return sum(map(len, held))
     found = 0
-    for p in model.parameters():
+    for p in held.parameters():
         local = p.to_local() if hasattr(p, "to_local") else p
         found += local.numel() * local.element_size()
     return found
 
 
 PLAINLY = "as many bytes read plainly"
-WAYS: dict[str, Callable[[int, Path, bool], int]] = {
+WAYS: dict[str, Callable[[int, Path], Callable[[], Any]]] = {
     "axisplit": _axisplit,
     "transformers": _transformers,
     PLAINLY: _plainly,

@@ -95,35 +95,42 @@ def test_columns_of_wide_rows_are_asked_for_run_by_run(tmp_path, monkeypatch):
     assert asked_for == [4 * 1024] * 128
 
 
-def read_what_is_cut_off(folder, within_map):
-    """Message of the error, and how many pieces were asked for, where the file loses 1 MiB with each of them."""
+def read_what_is_cut_off(folder, after):
+    """Print the error's message, and how many pieces were asked for, of a file that is cut in half after a number."""
     file = folder / "model.safetensors"
     save_file({"w": torch.randn(1024, 1024)}, file)
-    populate, calls = stream._populate, []
+    checkpoint = open_checkpoint(folder)
+    check, populate, calls = type(checkpoint)._check_unchanged, stream._populate, []
 
-    def cut_off(pages, *box):
+    def checked(*given):
+        check(*given)
+        if after == 0:
+            os.truncate(file, 2**21)
+
+    def populated(pages, *box):
         calls.append(box)
-        if within_map:
-            os.truncate(file, file.stat().st_size - 2**20)
         populate(pages, *box)
-        os.truncate(file, file.stat().st_size - 2**20)
+        if after == len(calls):
+            os.truncate(file, 2**21)
 
-    stream.PIECE_BYTES, stream._populate = 2**20, cut_off
+    type(checkpoint)._check_unchanged, stream._populate = checked, populated
     with pytest.raises(InputError) as caught:
-        open_checkpoint(folder).read_slice("w", (None, ((0, 1000),)))
+        checkpoint.read_slice("w", (None, ((0, 1000),)))
     print(len(calls), caught.value)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels cannot be asked")
-@pytest.mark.parametrize("within_map", [False, True])
-def test_a_file_that_is_cut_off_while_it_is_read(tmp_path, within_map):
-    """Before a mapping is made, and behind it, where touching it would end the process."""
+@pytest.mark.parametrize(
+    ("after", "calls", "told"), [(0, 0, "mmap length is greater than file size"), (1, 3, "Bad address")]
+)
+def test_a_file_that_is_cut_off_while_it_is_read(tmp_path, after, calls, told):
+    """Before it is mapped, and after, where touching what is no longer there would end the process."""
     code = "import sys, pathlib; from tests.checkpoint import test_stream; "
-    code += f"test_stream.read_what_is_cut_off(pathlib.Path(sys.argv[1]), {within_map})"
+    code += f"test_stream.read_what_is_cut_off(pathlib.Path(sys.argv[1]), {after})"
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("2 a checkpoint file could not be read\n")
-    assert ("Bad address, at bytes" if within_map else "mmap length is greater than file size, at") in ran.stdout
+    assert ran.stdout.startswith(f"{calls} a checkpoint file could not be read\n")
+    assert told in ran.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels cannot be asked")

@@ -87,7 +87,7 @@ MUTANTS: dict[str, list[Mutant]] = {
     "slices of a checkpoint": [
         Mutant("checkpoint/stream.py", "if gap < GAP_BYTES:", "if True:", SLICES),
         Mutant("checkpoint/stream.py", "if gap < GAP_BYTES:", "if gap < 0:", SLICES),
-        Mutant("checkpoint/stream.py", "begin + at * strides[0], part.shape", "begin, part.shape", SLICES),
+        Mutant("checkpoint/stream.py", "lead + at * strides[0], part.shape", "lead, part.shape", SLICES),
         Mutant("checkpoint/stream.py", "max(1, PIECE_BYTES // strides[0])", "len(out)", SLICES),
         Mutant("checkpoint/stream.py", "max(1, PIECE_BYTES // strides[0])", "PIECE_BYTES // strides[0]", SLICES),
         Mutant("checkpoint/stream.py", "if dim not in single), 1)", "), 1)", SLICES),
@@ -97,6 +97,9 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("checkpoint/stream.py", "begin - lead, lead + length", "begin - lead, length", SLICES),
         Mutant("checkpoint/stream.py", "_POPULATE_READ, begin - lead", "_POPULATE_READ, begin", SLICES),
         Mutant("checkpoint/stream.py", "except (OSError, ValueError) as error:", "except OSError as error:", SLICES),
+        Mutant(
+            "checkpoint/stream.py", "np.copyto(part, box[at : at + step])", "np.copyto(part, box[: len(part)])", SLICES
+        ),
         Mutant("checkpoint/stream.py", "begin -= begin % mmap.PAGESIZE", "pass", SLICES),
         Mutant("checkpoint/stream.py", "(len(part) - 1) * part.strides[0]", "0", SLICES),
     ],

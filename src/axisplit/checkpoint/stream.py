@@ -2,9 +2,9 @@
 
 A slice is given per dim as half-open index ranges; what comes back is their concatenation along each dim. The ranges'
 product is a list of boxes; a box is runs of bytes at equal distances. It is copied out of the kernel's page cache,
-through a mapping of about `PIECE_BYTES` at a time, so that what lies between two runs is never copied. Pages are asked
-for before they are touched: runs less than `GAP_BYTES` apart together with the gaps between them (disks read ahead),
-others one by one. So an error of the disk is an error here, where touching the page would end the process.
+through a mapping, so that what lies between two runs is never copied. Pages are asked for before they are touched,
+those of about `PIECE_BYTES` at a time: runs less than `GAP_BYTES` apart together with the gaps between them (disks read
+ahead), others one by one. So an error of the disk is an error here, where touching the page would end the process.
 
 Invariants: bytes asked for <= bytes of the slice + `GAP_BYTES` per run, and the rest of their pages; private memory <=
 the slice. Measured in docs/design/performance.md.
@@ -21,7 +21,8 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from itertools import product
@@ -127,31 +128,32 @@ def _copy_box(handle: FileIO, entry: TensorEntry, starts: tuple[int, ...], out: 
     single = tuple(dim for dim, size in enumerate(out.shape[:-1]) if size == 1)
     out = out.squeeze(single)
     strides = (*(stride for dim, stride in enumerate(per_index) if dim not in single), 1)
+    lead, (span, _) = begin % mmap.ALLOCATIONGRANULARITY, _span_and_gap(out.shape, strides)
+    with _errors_of(entry):
+        pages = mmap.mmap(handle.fileno(), lead + span, access=mmap.ACCESS_READ, offset=begin - lead)
+    box = np.ndarray(out.shape, np.uint8, pages, lead, strides)
     step = max(1, PIECE_BYTES // strides[0])
     for at in range(0, len(out), step):
         part = out[at : at + step]
+        with _errors_of(entry):
+            _populate(pages, lead + at * strides[0], part.shape, strides)
         _populate_to_write(part)
-        np.copyto(part, _mapped(handle, entry, begin + at * strides[0], part.shape, strides))
+        np.copyto(part, box[at : at + step])
 
 
-def _mapped(
-    handle: FileIO, entry: TensorEntry, begin: int, sizes: tuple[int, ...], strides: tuple[int, ...]
-) -> np.ndarray:
-    """The file's bytes at `begin`, in sizes and strides; mapped as long as the array is."""
-    span, _ = _span_and_gap(sizes, strides)
-    lead = begin % mmap.ALLOCATIONGRANULARITY
+@contextmanager
+def _errors_of(entry: TensorEntry) -> Iterator[None]:
+    """What the kernel says of a file, told of the file. A ValueError: it is shorter than what is mapped."""
     try:
-        pages = mmap.mmap(handle.fileno(), lead + span, access=mmap.ACCESS_READ, offset=begin - lead)
-        _populate(pages, lead, sizes, strides)
-    except (OSError, ValueError) as error:  # a ValueError: the file is shorter than that
+        yield
+    except (OSError, ValueError) as error:
         raise InputError(
             what="a checkpoint file could not be read",
             where=str(entry.file),
-            got=f"{error}, at bytes {begin:,} to {begin + span:,}",
-            needed=f"bytes up to {entry.end:,}",
+            got=f"{error}",
+            needed=f"bytes {entry.start:,} to {entry.end:,}",
             do="copy or download the file again",
         ) from error
-    return np.ndarray(sizes, np.uint8, pages, lead, strides)
 
 
 def _populate(pages: mmap.mmap, begin: int, sizes: tuple[int, ...], strides: tuple[int, ...]) -> None:
