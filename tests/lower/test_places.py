@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -263,6 +264,50 @@ def test_user_hooks_run_on_whole_values_once():
     part.to("meta")(inputs[0].to("meta"))
     unregister("hooks")
     assert seen == [("up", inputs[0].shape), ("down", inputs[0].shape)]
+
+
+def test_conversions_are_inside_hooks_that_change_values():
+    """Where values are traced: inputs behind a module's own hooks, outputs in front of them."""
+    model = perturb(Mlp()).eval()
+    model.down.register_forward_hook(lambda m, a, y: torch.tanh(y))
+    plan, inputs = planned(model, 16)
+    assert [(p.module, p.steps[0].kind) for p in plan.places if p.where == "output"] == [("down", "all_reduce")]
+    assert_equal_on_ranks(plan, model, *inputs)
+    model = perturb(Mlp()).eval()
+    model.down.register_forward_pre_hook(lambda m, a: (torch.softmax(a[0], -1),))
+    plan, inputs = planned(model, 16, keep=["down.*"])
+    assert_equal_on_ranks(plan, model, *inputs)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x, scale=None):
+        y = torch.relu(self.up(x))
+        return self.down(y if scale is None else torch.tanh(y * scale))
+
+
+def test_arguments_are_converted_however_they_are_given():
+    model, generator = perturb(Scaled()).eval().double(), torch.Generator().manual_seed(0)
+    x, scale = (torch.randn(4, width, dtype=torch.float64, generator=generator) for width in (16, 48))
+    plan = axisplit.plan(model, {"x": x, "scale": scale}, ranks=2)
+    assert ("", "input", "scale") in {(place.module, place.where, place.leaf) for place in plan.places}
+    with torch.no_grad():
+        for args, kwargs in (((), {"x": x, "scale": scale}), ((x, scale), {}), ((), {"x": x}), ((x,), {})):
+            for y, _ in on_ranks(plan, model, lambda m, a=args, k=kwargs: m(*a, **k)):
+                torch.testing.assert_close(y, model(*args, **kwargs), rtol=0, atol=1e-12)
+
+
+def test_converted_forwards_keep_their_signature():
+    model = perturb(Mlp()).eval()
+    plan, _ = planned(model, 16)
+    part, _ = make_rank(model, plan, FakeGroup(0, 2), "signature")
+    unregister("signature")
+    assert {place.module for place in plan.places} == {"up", "down"}
+    for name in ("up", "down"):
+        assert inspect.signature(part.get_submodule(name).forward) == inspect.signature(nn.Linear.forward.__get__(part))
 
 
 def test_insertions_are_the_instances_own(tmp_path):

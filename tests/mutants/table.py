@@ -56,6 +56,7 @@ MAPPED = ("tests/models_zoo/test_outside.py", "--full", "-k", "mapped")
 PHASES = ("tests/capture/test_phases.py", "-k", "not caches")
 WARM = ("tests/capture/test_record.py", "-k", "how_often")
 MEMOS = ("tests/capture/test_memos.py",)
+LAYOUT = ("tests/runtime/test_layout.py",)
 SLICES = ("tests/checkpoint/test_stream.py",)
 COPIES = ("tests/capture/test_copies.py",)
 DRAWS = ("tests/proof/test_numbers.py", "-k", "draws or returned")
@@ -84,6 +85,30 @@ def zoo_gradients(*names: str) -> tuple[str, ...]:
 
 
 MUTANTS: dict[str, list[Mutant]] = {
+    "converted forwards": [
+        Mutant("lower/fused.py", "module.activation_relu_or_gelu = 0", "pass", PLACES),
+        Mutant(
+            "lower/apply.py",
+            "    @wraps(forward)\n    def forward_converted(*args: Any, **kwargs: Any) -> Any:\n        output",
+            "    def forward_converted(*args: Any, **kwargs: Any) -> Any:\n        output",
+            PLACES,
+        ),
+        Mutant(
+            "lower/apply.py",
+            "    @wraps(forward)\n    def forward_converted(*args: Any, **kwargs: Any) -> Any:\n        if",
+            "    def forward_converted(*args: Any, **kwargs: Any) -> Any:\n        if",
+            PLACES,
+        ),
+        Mutant("lower/apply.py", "elif name in kwargs:  # else", "elif True:  # else", PLACES),
+        Mutant("lower/apply.py", "kwargs[name] = with_leaf(kwargs[name], rest, step)", "pass", PLACES),
+        Mutant("runtime/layout.py", "if self._in_order and tuple(", "if tuple(", LAYOUT),
+        Mutant(
+            "runtime/layout.py",
+            "if self._in_order and tuple(part.shape[self.dim] for part in parts) == self._sizes:",
+            "if self._in_order:",
+            LAYOUT,
+        ),
+    ],
     "slices of a checkpoint": [
         Mutant("checkpoint/stream.py", "if gap < GAP_BYTES:", "if True:", SLICES),
         Mutant("checkpoint/stream.py", "if gap < GAP_BYTES:", "if gap < 0:", SLICES),

@@ -309,8 +309,8 @@ def test_a_step_passes_the_dispatcher_only_where_something_looks_on(monkeypatch:
     passed: list[str] = []
     op = definition.DEFINED["all_reduce"]
     monkeypatch.setitem(definition.DEFINED, "all_reduce", lambda x, site: passed.append(site) or op(x, site))  # type: ignore[misc]
-    step = definition.step_at("all_reduce", "m/s")
     with registered("m", CollectiveContext(SingleGroup(), [Site("s", "all_reduce", partial=True)])) as context:
+        step = definition.step_at("all_reduce", "m/s")
         assert torch.equal(step(x), x)
         with torch.no_grad():
             step(x.clone().requires_grad_())

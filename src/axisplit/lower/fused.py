@@ -1,7 +1,8 @@
 """Encoders that torch runs fused when nobody asks for gradients.
 
-Given which positions are padding, `torch.nn.TransformerEncoder` then packs the others into a nested tensor, and fills
-the padded positions of what its last layer makes with zeros. Layers of which a rank runs its part are called with plain
+A layer then reads its modules' weights and does not call them: it is told not to where a rank runs its part of one. And
+given which positions are padding, `torch.nn.TransformerEncoder` packs the others into a nested tensor, and fills the
+padded positions of what its last layer makes with zeros. Layers of which a rank runs its part are called with plain
 tensors, as they were traced, and the zeros are written behind the last one.
 """
 
@@ -15,12 +16,16 @@ from torch import Tensor, nn
 
 
 def run_unfused(model: nn.Module, changed: Collection[str]) -> None:
-    """Encoders of a part in which modules are changed: the same results without nested tensors."""
+    """Encoders in which modules or parameters changed: the same results without fused kernels and nested tensors."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if not isinstance(module, nn.TransformerEncoder) or not any(name.startswith(prefix) for name in changed):
+        if not isinstance(module, (nn.TransformerEncoder, nn.TransformerEncoderLayer)):
             continue
-        if module.use_nested_tensor and len(module.layers):
+        if not any(name.startswith(prefix) for name in changed):
+            continue
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # which of the two a kernel is to fuse; only asked for that
+        elif module.use_nested_tensor and len(module.layers):
             module.use_nested_tensor = False
             module.layers[-1].register_forward_hook(_fill_padding, with_kwargs=True)
 

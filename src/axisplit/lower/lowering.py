@@ -306,8 +306,8 @@ def trace_rank(
     forget(local_model, plan.states)
     apply_edits(local_model, plan, rank)
     apply_captured(local_model, plan, rank, key)
-    apply_places(local_model, plan, key, rank)
     with registered(key, CollectiveContext(group, sites_of(plan))):
+        apply_places(local_model, plan, key, rank)
         outputs = run_phases(local_model, inputs, recorder, mode, captured.graph.phases, traced)
     return _local_graph(local_model, recorder, outputs)
 

@@ -52,14 +52,12 @@ Found = tuple[float, int]
 """A row's largest value on a rank, and its global index; -1 where it holds none."""
 
 
-def _all_reduce(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "all_reduce")
+def _all_reduce(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(x.nbytes)
     return copied(x) if bound.dropped else bound.group.all_reduce_sum(x, site)
 
 
-def _all_gather(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "all_gather")
+def _all_gather(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(bound.index_bytes(x))
     group, layout = bound.group, bound.the_layout
     if bound.dropped:
@@ -71,32 +69,27 @@ def _all_gather(x: Tensor, site: str) -> Tensor:
     return layout.owners().assemble(group.all_gather(layout.take_owned(x, group.rank), shapes, site))
 
 
-def _take(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "take")
+def _take(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(0)
     return bound.the_layout.take(x, bound.group.rank)
 
 
-def _only_first(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "only_first")
+def _only_first(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(0)
     return copied(x) if bound.group.rank == 0 else torch.zeros_like(x, memory_format=torch.contiguous_format)
 
 
-def _pad(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "pad")
+def _pad(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(0)
     return bound.the_layout.pad_owned(x, bound.group.rank)
 
 
-def _scale(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "scale")
+def _scale(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(0)
     return x.contiguous() * bound.weight
 
 
-def _argmax(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "argmax")
+def _argmax(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     _check_logits(x, bound, site)
     bound.count(_argmax_bytes(x))
     value, index = _local_max(x, bound)

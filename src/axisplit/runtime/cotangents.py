@@ -29,21 +29,17 @@ from math import prod
 import torch
 from torch import Tensor
 
-from axisplit.runtime.definition import Kernel, copied, count_fake, define, fake_alike
-from axisplit.runtime.sites import BoundSite, Kind, lookup
+from axisplit.runtime.definition import copied, count_fake, define, fake_alike
+from axisplit.runtime.sites import BoundSite, lookup
 from axisplit.runtime.sums import sum_in_rank_order
 
 __all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "shown", "sum_parts", "sum_shared"]
 
 
-def _passing(kind: Kind) -> Kernel:
+def _pass(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     """A value as it is, copied."""
-
-    def kernel(x: Tensor, site: str) -> Tensor:
-        lookup(site, kind).count(0)
-        return copied(x)
-
-    return kernel
+    bound.count(0)
+    return copied(x)
 
 
 _shown: ContextVar[bool] = ContextVar("axisplit_shown", default=False)
@@ -73,14 +69,12 @@ def _is_there(x: Tensor) -> bool:
     return (torch.is_grad_enabled() and x.requires_grad) or _shown.get()
 
 
-def _keep(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "keep")
+def _keep(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(0)
     return bound.the_layout.keep_owned(x, bound.group.rank)
 
 
-def _embed(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "embed")
+def _embed(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(0)
     return bound.the_layout.pad(x, bound.group.rank)
 
@@ -89,8 +83,7 @@ def _index_bytes(whole: Tensor, bound: BoundSite) -> int:
     return whole.numel() * whole.element_size() // bound.the_layout.period
 
 
-def _reduce_scatter(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "reduce_scatter")
+def _reduce_scatter(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     bound.count(_index_bytes(x, bound))
     layout, group = bound.the_layout, bound.group
     if bound.dropped:
@@ -108,15 +101,13 @@ def _reduce_scatter(x: Tensor, site: str) -> Tensor:
     return part
 
 
-def _sum_parts(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "sum_parts")
+def _sum_parts(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     whole = bound.the_layout.pad(x, bound.group.rank)
     bound.count(_index_bytes(whole, bound))
     return whole if bound.dropped else bound.group.all_reduce_sum(whole, site)
 
 
-def _sum_shared(x: Tensor, site: str) -> Tensor:
-    bound = lookup(site, "sum_shared")
+def _sum_shared(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     layout, group = bound.the_layout, bound.group
     bound.count(bound.index_bytes(x))
     if bound.dropped:
@@ -164,8 +155,8 @@ def _fake_sum_shared(x: Tensor, site: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-_enter_op = define("enter", _passing("enter"), fake_alike("enter"))
-_leave_op = define("leave", _passing("leave"), fake_alike("leave"))
+_enter_op = define("enter", _pass, fake_alike("enter"))
+_leave_op = define("leave", _pass, fake_alike("leave"))
 keep = define("keep", _keep, _fake_keep, differentiable=False)
 embed = define("embed", _embed, _fake_embed, differentiable=False)
 reduce_scatter = define("reduce_scatter", _reduce_scatter, _fake_reduce_scatter)

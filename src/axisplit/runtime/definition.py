@@ -18,7 +18,8 @@ from axisplit.runtime.sites import BACKWARD, BoundSite, Kind, has_twin, kind_at,
 
 __all__ = ["DEFINED", "copied", "cotangent", "count_fake", "define", "fake_alike", "step_at"]
 
-Kernel = Callable[[Tensor, str], Tensor]
+Kernel = Callable[[Tensor, BoundSite, str], Tensor]
+Fake = Callable[[Tensor, str], Tensor]
 
 
 def copied(x: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def count_fake(bound: BoundSite, volume: int) -> None:
         bound.count(volume)
 
 
-def fake_alike(kind: Kind) -> Kernel:
+def fake_alike(kind: Kind) -> Fake:
     """The fake implementation of an op that sends nothing and gives a tensor like its operand."""
 
     def fake(x: Tensor, site: str) -> Tensor:
@@ -64,10 +65,14 @@ DEFINED: dict[str, OpOverload[..., Tensor]] = {}
 _KERNELS: dict[str, Kernel] = {}
 
 
-def define(name: str, kernel: Kernel, fake: Kernel, differentiable: bool = True) -> OpOverload[..., Tensor]:
+def define(name: Kind, kernel: Kernel, fake: Fake, differentiable: bool = True) -> OpOverload[..., Tensor]:
     """One op with its implementations; `torch.library.custom_op` costs twice as much a call."""
+
+    def at_site(x: Tensor, site: str) -> Tensor:
+        return kernel(x, lookup(site, name), site)
+
     _library.define(f"{name}(Tensor x, str site) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-    _library.impl(name, kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    _library.impl(name, at_site, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"axisplit::{name}", fake, lib=_library)
     if differentiable:
         torch.library.register_autograd(f"axisplit::{name}", _twin_backward, setup_context=_remember_site, lib=_library)
@@ -77,16 +82,17 @@ def define(name: str, kernel: Kernel, fake: Kernel, differentiable: bool = True)
 
 
 def step_at(kind: Kind, site: str) -> Callable[[Tensor], Tensor]:
-    """The op at a site. Where nothing looks on, its kernel is called past torch's dispatcher, which takes 10 to 20 µs
-    behind a matrix that has filled the caches.
+    """The op at a site that is registered. Where nothing looks on, its kernel is called past torch's dispatcher, which
+    takes 10 to 20 µs behind a matrix that has filled the caches.
 
-    Raises: CollectiveError in forward-mode differentiation, of which torch's custom ops know nothing: tangents are 0.
+    Raises: CollectiveError if there is no such site; when called, in forward-mode differentiation, of which torch's
+        custom ops know nothing: tangents are 0.
     """
-    op, kernel = DEFINED[kind], _KERNELS[kind]
+    op, kernel, bound = DEFINED[kind], _KERNELS[kind], lookup(site, kind)
 
     def step(x: Tensor) -> Tensor:
         if not _is_watched(x):
-            return kernel(x, site)
+            return kernel(x, bound, site)
         if forward_ad._current_level >= 0:
             raise CollectiveError(
                 "ranks have no forward-mode derivatives",

@@ -228,9 +228,16 @@ class Layout:
 
         Raises: LayoutError if the parts are not of one whole.
         """
+        if self._in_order and tuple(part.shape[self.dim] for part in parts) == self._sizes:  # one period
+            return torch.cat(list(parts), self.dim).contiguous()
         outer = self._common_outer(parts)
         pieces = [_narrow(parts[r], self.dim, outer, self.local_size(r), first, n) for r, first, n in self._pieces]
         return _join(pieces, self.dim, outer)
+
+    @cached_property
+    def _in_order(self) -> bool:
+        """Whether the period is every rank's part, one behind the other."""
+        return self._pieces == tuple((rank, 0, size) for rank, size in enumerate(self._sizes))
 
     def _common_outer(self, parts: Sequence[Tensor]) -> int:
         if len(parts) != self.num_ranks:
