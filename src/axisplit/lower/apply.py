@@ -23,8 +23,9 @@ from axisplit.errors import LoweringError
 from axisplit.lower.fused import run_unfused
 from axisplit.lower.insert import Insertion, insert_calls
 from axisplit.lower.stand_in import install_captured
-from axisplit.runtime import collectives, lookup
+from axisplit.runtime import lookup
 from axisplit.runtime.aligned import aligned_copy
+from axisplit.runtime.cotangents import FOR_GRADIENTS, for_gradients
 from axisplit.runtime.definition import DEFINED, step_at
 from axisplit.runtime.following import Lengths
 from axisplit.runtime.groups import Group
@@ -53,10 +54,6 @@ class Installable(Protocol):
 
 
 Step = Callable[[torch.Tensor], torch.Tensor]
-_FOR_GRADIENTS: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
-    "enter": collectives.enter,
-    "leave": collectives.leave,
-}
 
 
 def sites_of(plan: Installable) -> list[Site]:
@@ -317,8 +314,8 @@ def _chain(place: PlacePlan, key: str, lengths: Mapping[str, Lengths]) -> Step:
 
 
 def _step(site: Site, key: str) -> Step:
-    name, op = f"{key}/{site.name}", _FOR_GRADIENTS.get(site.kind)
-    return step_at(site.kind, name) if op is None else lambda x: op(x, name)
+    name = f"{key}/{site.name}"
+    return for_gradients(site.kind, name) if site.kind in FOR_GRADIENTS else step_at(site.kind, name)
 
 
 def _following(site: Site, key: str, lengths: Lengths) -> Step:

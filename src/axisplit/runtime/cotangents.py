@@ -21,19 +21,22 @@ dL/dy_r @ W_r.T: each rank computes its term, `enter` sums them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
-from axisplit.runtime.definition import copied, count_fake, define, fake_alike
-from axisplit.runtime.sites import BoundSite, lookup
+from axisplit.runtime.definition import DEFINED, copied, count_fake, define, fake_alike
+from axisplit.runtime.sites import BoundSite, Kind, lookup
 from axisplit.runtime.sums import sum_in_rank_order
 
-__all__ = ["embed", "enter", "keep", "leave", "reduce_scatter", "shown", "sum_parts", "sum_shared"]
+__all__ = [
+    "FOR_GRADIENTS", "embed", "enter", "for_gradients", "keep", "leave", "reduce_scatter", "shown", "sum_parts",
+    "sum_shared",
+]  # fmt: skip
 
 
 def _pass(x: Tensor, bound: BoundSite, site: str) -> Tensor:
@@ -42,6 +45,7 @@ def _pass(x: Tensor, bound: BoundSite, site: str) -> Tensor:
     return copied(x)
 
 
+FOR_GRADIENTS: tuple[Kind, ...] = ("enter", "leave")
 _shown: ContextVar[bool] = ContextVar("axisplit_shown", default=False)
 
 
@@ -57,16 +61,22 @@ def shown() -> Iterator[None]:
 
 def enter(x: Tensor, site: str) -> Tensor:
     """A whole value on its way into computations of which each rank does a part."""
-    return _enter_op(x, site) if _is_there(x) else x
+    return for_gradients("enter", site)(x)
 
 
 def leave(x: Tensor, site: str) -> Tensor:
     """A value with a partial cotangent on its way to where the cotangent is whole."""
-    return _leave_op(x, site) if _is_there(x) else x
+    return for_gradients("leave", site)(x)
 
 
-def _is_there(x: Tensor) -> bool:
-    return (torch.is_grad_enabled() and x.requires_grad) or _shown.get()
+def for_gradients(kind: Kind, site: str) -> Callable[[Tensor], Tensor]:
+    """`enter` or `leave` at a site: the op where somebody asks for gradients, or for what is `shown`; else x itself."""
+    op = DEFINED[kind]
+
+    def step(x: Tensor) -> Tensor:
+        return op(x, site) if (is_grad_enabled() and x.requires_grad) or _shown.get() else x
+
+    return step
 
 
 def _keep(x: Tensor, bound: BoundSite, site: str) -> Tensor:
@@ -155,8 +165,8 @@ def _fake_sum_shared(x: Tensor, site: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-_enter_op = define("enter", _pass, fake_alike("enter"))
-_leave_op = define("leave", _pass, fake_alike("leave"))
+for _kind in FOR_GRADIENTS:
+    define(_kind, _pass, fake_alike(_kind))
 keep = define("keep", _keep, _fake_keep, differentiable=False)
 embed = define("embed", _embed, _fake_embed, differentiable=False)
 reduce_scatter = define("reduce_scatter", _reduce_scatter, _fake_reduce_scatter)
