@@ -1,4 +1,4 @@
-"""Make a module this rank's part: shards for parameters, hooks and inserted calls for conversions, edited attributes.
+"""Make a module this rank's part: shards for parameters, conversions around forwards and in them, edited attributes.
 
 The same function serves the fake copies on which a plan is proved and the model that runs.
 """

@@ -110,7 +110,7 @@ def capture_module(
 
     Args:
         attributes: numbers of the whole model, which sizes that the module takes or returns may be made of.
-        arriving: for values from outside that a hook converts, the state they arrive in.
+        arriving: for values from outside that are converted, the state they arrive in.
         steps: (name, value, source, target) -> the sites of a conversion.
     """
     plans: dict[str, CapturedPlan] = {}

@@ -1,14 +1,14 @@
 """Where in the running Python a value can be converted from one state to another.
 
-    output    a module returns it: a forward hook converts it on the way out
-    input     a module is called with it: a forward pre-hook converts it on the way in
+    output    a module returns it: converted on the way out
+    input     a module is called with it: converted on the way in
     result    the expression in the Python that a module runs that computes it is wrapped
     operand   the operand of an expression in the Python that a module runs is wrapped
     lookup    a module that is one table look-up: its indices are made local, rows it does not hold become zero
     call      a call in the Python that a module runs that is one table look-up: the same
     size      an integer argument of a call in the Python that a module runs becomes the rank's part of it (`sizes.py`)
 
-Hooks come first; wrapping an expression rewrites one expression in one module's copy of its code (`insert.py`).
+Modules come first; wrapping an expression rewrites one expression in one module's copy of its code (`insert.py`).
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Finder:
         self.read = {value for _, value in graph.outputs}
         self.output_path = {value: path.partition(":")[2] for path, value in graph.outputs}
         self.converted: dict[str, set[tuple[int, str, str]]] = defaultdict(set)  # site -> (value, source, target)
-        self.arriving: dict[int, str] = {}  # values that a hook converts before a captured module reads them
+        self.arriving: dict[int, str] = {}  # values that are converted before a captured module reads them
 
     # --- one value ------------------------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class Finder:
         return False
 
     def _alike_at(self, call: Call, leaf: str, value: int) -> bool:
-        """Whether every call of the module is given what is to be converted as this value is: a hook sees all."""
+        """Whether every call of the module is given what is to be converted as this value is: a place sees all."""
         given = [found for other in self.calls[call.module] for name, found in other.inputs if name == leaf]
         return all(self._conversions(other) == self._conversions(value) for other in given)
 
@@ -438,8 +438,8 @@ class Finder:
         return tuple(length / reduced.size for length in lengths)
 
     def check_consistency(self) -> None:
-        """A hook acts at every call of its module, what stands in an expression at every run of it: refuse it where
-        some call or run wants the value as it is. In expressions only what acts on cotangents is looked at: all else
+        """A place at a module acts at every call, what stands in an expression at every run of it: refuse it where some
+        call or run wants the value as it is. In expressions only what acts on cotangents is looked at: all else
         is seen in the forward's states.
         """
         for key, place in self.places.items():
@@ -461,7 +461,7 @@ class Finder:
         return self._is_idle(value, {*states, self.decision.made_in(value)})
 
     def _passed_at(self, place: Place) -> dict[int, None]:
-        """What all calls of a module return, or are given, at a hook's leaf."""
+        """What all calls of a module return, or are given, at a place's leaf."""
         leaves = [
             leaf
             for call in self.calls[place.module]

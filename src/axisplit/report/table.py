@@ -25,7 +25,7 @@ AxisRow = tuple[str, str, str, str]  # word, size, parts, parameters and their d
 Row = tuple[str, str, str]
 BETWEEN = "no parameter: values between a reduction and the next matrix"
 _HOW = {
-    "native": "hooks at module boundaries",
+    "native": "converted at module boundaries",
     "attributes": "integer attributes rewritten",
     "expression": "calls inserted into forward",
     "captured": "a captured program in place of the Python",
