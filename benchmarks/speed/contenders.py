@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTENDERS", "Contender", "Timing", "lowering", "measure", "prepare"]
+__all__ = ["CONTENDERS", "Contender", "Timing", "lowering", "measure", "prepare", "process"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ def prepare(rank: int, world_size: int, name: str, checkpoint: Path, device: str
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
     _time_meetings()
     return ""
+
+
+def process(rank: int, world_size: int) -> int:
+    """Its id."""
+    return os.getpid()
 
 
 def measure(rank: int, world_size: int, prompt: Tensor, num_steps: int) -> Timing:

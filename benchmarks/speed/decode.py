@@ -6,6 +6,9 @@ communicate. Tokens are chosen greedily; every contender that holds the whole mo
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -57,14 +60,18 @@ def measure(options: Namespace) -> dict[str, Any]:
 
 
 def in_turns(pools: dict[str, Any], prompt: torch.Tensor, options: Namespace) -> Found:
-    """Rounds of one prefill and `options.steps` decode steps of each, beginning with another contender each time; the
-    first round is for warmth.
+    """Rounds of one prefill and `options.steps` decode steps of each, beginning with another contender each time, the
+    others' processes stopped; the first round is for warmth.
     """
     found: Found = {name: {"prefill": [], "decode": [], "meetings": [], "waiting": []} for name in pools}
     tokens = {}
+    processes = {name: pool.run("benchmarks.speed.contenders:process") for name, pool in pools.items()}
+    signal_all(processes, signal.SIGSTOP)
     for number in range(options.rounds + 1):
         for name, pool in rotated(list(pools.items()), number):
+            signal_all({name: processes[name]}, signal.SIGCONT)
             ranks = pool.run("benchmarks.speed.contenders:measure", prompt, options.steps)
+            signal_all({name: processes[name]}, signal.SIGSTOP)
             tokens[name] = ranks[0].tokens
             if number:
                 found[name]["prefill"].append(max(rank.prefill_s for rank in ranks))
@@ -73,10 +80,16 @@ def in_turns(pools: dict[str, Any], prompt: torch.Tensor, options: Namespace) ->
                 found[name]["waiting"].append(max(rank.met_s for rank in ranks) / options.steps)
         print(f"\rround {number} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
+    signal_all(processes, signal.SIGCONT)
     whole = {name: text for name, text in tokens.items() if name not in (LIMIT, WITHOUT)}
     if len(set(whole.values())) > 1:
         raise AssertionError(f"contenders choose different tokens: {whole}")
     return found
+
+
+def signal_all(processes: dict[str, list[int]], number: signal.Signals) -> None:
+    for process in itertools.chain(*processes.values()):
+        os.kill(process, number)
 
 
 def tables(results: dict[str, Any]) -> str:

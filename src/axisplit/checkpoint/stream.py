@@ -29,13 +29,12 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from axisplit.checkpoint.header import TensorEntry
 from axisplit.checkpoint.index import read_entries
 from axisplit.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 GAP_BYTES = 16 * 2**10
@@ -123,6 +122,8 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
 
 def _copy_box(handle: FileIO, entry: TensorEntry, starts: tuple[int, ...], out: np.ndarray) -> None:
     """Fill `out`, the bytes of a box (one dim more than the tensor has), from the indices `starts` on."""
+    import numpy as np
+
     per_index = [entry.itemsize * math.prod(entry.shape[dim + 1 :]) for dim in range(len(entry.shape))]
     begin = entry.start + sum(start * stride for start, stride in zip(starts, per_index, strict=True))
     single = tuple(dim for dim, size in enumerate(out.shape[:-1]) if size == 1)
