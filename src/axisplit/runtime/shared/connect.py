@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import mmap
 import platform
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ __all__ = ["MESSAGE_BYTES", "connect", "share_memory"]
 
 _log = logging.getLogger(__name__)
 MESSAGE_BYTES = 64
-_SLOT_BYTES = 2**18
-"""Two sides of two ranks stay in a core's cache; a chunk takes longer to copy than to announce."""
+_SIDE_BYTES = 2**23
+"""Of the slots of a side: 16 MiB a board, of the 64 that a container has for all shared memory where nobody asks."""
+_LEAST_SLOT_BYTES = 2**18
+"""A chunk takes longer to copy than to announce."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Tell = Callable[[bytes], Sequence[bytes]]
@@ -53,12 +56,15 @@ def connect(
 
 
 def share_memory(
-    rank: int, local: Sequence[int], tell: Tell, timeout_s: float, *, slot_bytes: int = _SLOT_BYTES
+    rank: int, local: Sequence[int], tell: Tell, timeout_s: float, *, slot_bytes: int = 0
 ) -> SharedWire | None:
     """A board for the ranks `local` of one machine, while those of others make theirs.
 
+    Args:
+        slot_bytes: what a rank can write at a time, a multiple of 64; the ranks' share of 8 MiB where it is 0.
     Returns: None on every rank of every machine where one cannot join, as in containers that share no memory.
     """
+    slot_bytes = slot_bytes or max(_LEAST_SLOT_BYTES, _SIDE_BYTES // len(local) // mmap.PAGESIZE * mmap.PAGESIZE)
     num_bytes = board_bytes(len(local), slot_bytes)
     made = _attempt(lambda: Segment(None, len(local), num_bytes)) if rank == local[0] else None
     name = tell(made.name.encode() if made else b"")[local[0]].decode()
