@@ -64,7 +64,7 @@ def share_memory(
         slot_bytes: what a rank can write at a time, a multiple of 64; the ranks' share of 8 MiB where it is 0.
     Returns: None on every rank of every machine where one cannot join, as in containers that share no memory.
     """
-    slot_bytes = slot_bytes or max(_LEAST_SLOT_BYTES, _SIDE_BYTES // len(local) // mmap.PAGESIZE * mmap.PAGESIZE)
+    slot_bytes = slot_bytes or _slot_bytes(len(local))
     num_bytes = board_bytes(len(local), slot_bytes)
     made = _attempt(lambda: Segment(None, len(local), num_bytes)) if rank == local[0] else None
     name = tell(made.name.encode() if made else b"")[local[0]].decode()
@@ -84,6 +84,15 @@ def share_memory(
     wire = SharedWire(Board(segment, local.index(rank), len(local), slot_bytes, timeout_s, local, same))
     weakref.finalize(wire, segment.close)
     return wire
+
+
+def _slot_bytes(num_ranks: int) -> int:
+    """A rank's share of a side, in whole pages.
+
+    >>> [_slot_bytes(num_ranks) // 1024 for num_ranks in (2, 3, 64)]
+    [4096, 2728, 256]
+    """
+    return max(_LEAST_SLOT_BYTES, _SIDE_BYTES // num_ranks // mmap.PAGESIZE * mmap.PAGESIZE)
 
 
 def _machine() -> bytes:
