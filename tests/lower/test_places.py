@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -277,6 +278,15 @@ def test_conversions_are_inside_hooks_that_change_values():
     model.down.register_forward_pre_hook(lambda m, a: (torch.softmax(a[0], -1),))
     plan, inputs = planned(model, 16, keep=["down.*"])
     assert_equal_on_ranks(plan, model, *inputs)
+
+
+def test_sites_of_a_part_that_cannot_be_made_are_not_left_registered():
+    model = perturb(Mlp()).eval()
+    plan, _ = planned(model, 16)
+    broken = replace(plan, places=tuple(replace(place, module="absent") for place in plan.places))
+    for _ in range(2):
+        with pytest.raises(AttributeError, match="absent"):
+            make_rank(model, broken, FakeGroup(0, 2), "broken")
 
 
 class Scaled(nn.Module):

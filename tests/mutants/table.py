@@ -86,6 +86,7 @@ def zoo_gradients(*names: str) -> tuple[str, ...]:
 
 MUTANTS: dict[str, list[Mutant]] = {
     "converted forwards": [
+        Mutant("lower/apply.py", "        unregister(key)\n        raise", "        raise", PLACES),
         Mutant("lower/fused.py", "module.activation_relu_or_gelu = 0", "pass", PLACES),
         Mutant(
             "lower/apply.py",

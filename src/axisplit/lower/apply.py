@@ -30,7 +30,7 @@ from axisplit.runtime.definition import DEFINED, step_at
 from axisplit.runtime.following import Lengths
 from axisplit.runtime.groups import Group
 from axisplit.runtime.layout import Layout
-from axisplit.runtime.sites import CollectiveContext, Kind, Site, register, whole_site
+from axisplit.runtime.sites import CollectiveContext, Kind, Site, register, unregister, whole_site
 from axisplit.solve.plan import CapturedPlan, EditPlan, ParameterPlan, PlacePlan, Ranges, StepPlan
 
 
@@ -173,11 +173,15 @@ def make_rank(
 def install(model: torch.nn.Module, plan: Installable, group: Group, key: str) -> CollectiveContext:
     """Edits and places on a module that already holds the rank's shards."""
     context = model.__dict__["axisplit_context"] = CollectiveContext(group, sites_of(plan))
-    register(key, context)
     forget(model, plan.states)
     apply_edits(model, plan, group.rank)
     apply_captured(model, plan, group.rank, key)
-    apply_places(model, plan, key, group.rank)
+    register(key, context)  # steps are bound to their sites
+    try:
+        apply_places(model, plan, key, group.rank)
+    except BaseException:
+        unregister(key)
+        raise
     apply_gradients(model, plan, key)
     changed = [[p.module for p in plan.places], [c.module for c in plan.captured], [e.module for e in plan.edits]]
     run_unfused(model, {p.name for p in plan.parameters if p.held != "whole"}.union(*changed))
@@ -213,7 +217,7 @@ def apply_gradients(model: torch.nn.Module, plan: Installable, key: str) -> None
 
 
 def apply_places(model: torch.nn.Module, plan: Installable, key: str, rank: int) -> None:
-    """Forwards of its own, hooks and inserted calls; `key` is the model key under which the sites are registered."""
+    """Forwards of their own and inserted calls; `key` is the model key under which the sites are registered."""
     outputs = model.__dict__["axisplit_outputs"] = LocalOutputs(plan, key)
     following = {step.follows for place in plan.places for step in place.steps}
     lengths = {name: Lengths(name, plan.ranks) for name in following if name}
